@@ -1,0 +1,197 @@
+//! The command line.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::child::{Child, Output};
+use crate::compile::compile;
+use crate::error::Result;
+use crate::layer::exec::DEFAULT_ENV;
+use crate::layer::fds::{Passed, Stdio};
+use crate::outcome::Outcome;
+use crate::plan::Plan;
+use crate::sandbox::Sandbox;
+use crate::spawn::spawn;
+
+/// A program to run in a sandbox, with its arguments, environment, directory and descriptors.
+///
+/// It speaks [`std::process::Command`]. What differs: the environment starts from a documented minimum instead of the
+/// host's (`PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin` and `HOME=/tmp`); the program is
+/// looked for inside; and a program that can't be executed is an error of [`spawn`](Command::spawn), never an exit code.
+///
+/// A command can be started any number of times.
+#[derive(Clone)]
+pub struct Command {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) program: OsString,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env: BTreeMap<OsString, OsString>,
+    pub(crate) directory: Option<PathBuf>,
+    stdin: Option<Stdio>,
+    stdout: Option<Stdio>,
+    stderr: Option<Stdio>,
+    pub(crate) passed: Vec<Passed>,
+}
+
+impl Command {
+    pub(crate) fn new(sandbox: Sandbox, program: &OsStr) -> Self {
+        let env = DEFAULT_ENV.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self {
+            sandbox,
+            program: program.to_owned(),
+            args: Vec::new(),
+            env,
+            directory: None,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            passed: Vec::new(),
+        }
+    }
+
+    /// Adds an argument: at most 131,071 bytes, none of them 0.
+    pub fn arg(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args(&mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> &mut Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable of the environment; a later value replaces an earlier one.
+    pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// Sets variables of the environment.
+    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(&mut self, vars: impl IntoIterator<Item = (K, V)>) -> &mut Self {
+        for (name, value) in vars {
+            self.env(name, value);
+        }
+        self
+    }
+
+    /// Removes a variable of the environment.
+    pub fn env_remove(&mut self, name: impl AsRef<OsStr>) -> &mut Self {
+        self.env.remove(name.as_ref());
+        self
+    }
+
+    /// Removes every variable, those of the minimum included. A program named without a slash is still looked for in
+    /// the default `PATH`.
+    pub fn env_clear(&mut self) -> &mut Self {
+        self.env.clear();
+        self
+    }
+
+    /// Sets the working directory, an absolute path inside. The default is `/`. Links of /proc do not lead there.
+    pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Sets standard input. The default is inherited for [`spawn`](Command::spawn) and [`status`](Command::status),
+    /// and null for [`output`](Command::output).
+    pub fn stdin(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdin = Some(stdio.into());
+        self
+    }
+
+    /// Sets standard output. The default is inherited for [`spawn`](Command::spawn) and [`status`](Command::status),
+    /// and piped for [`output`](Command::output).
+    pub fn stdout(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stdout = Some(stdio.into());
+        self
+    }
+
+    /// Sets standard error. The default is inherited for [`spawn`](Command::spawn) and [`status`](Command::status),
+    /// and piped for [`output`](Command::output).
+    pub fn stderr(&mut self, stdio: impl Into<Stdio>) -> &mut Self {
+        self.stderr = Some(stdio.into());
+        self
+    }
+
+    /// Passes a descriptor under `number`, from 3 on. Nothing else but the three streams arrives.
+    pub fn fd(&mut self, number: i32, fd: impl Into<OwnedFd>) -> &mut Self {
+        self.passed.push(Passed { number, fd: Arc::new(fd.into()) });
+        self
+    }
+
+    /// Tells every step that [`spawn`](Command::spawn) would take, in order, and runs nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for `spawn`, as far as the policy and the files of the host show it.
+    pub fn plan(&self) -> Result<Plan> {
+        compile(self, self.streams(&Stdio::inherit(), &Stdio::inherit()))
+    }
+
+    /// Starts the program. `Ok` means that it is executing, inside, fully confined.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy): the policy or the command contradicts itself. Nothing was
+    ///   started.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported): the host lacks what the policy asks for.
+    /// - [`Os`](crate::ErrorKind::Os): a step failed, the execution of the program included. Everything is undone.
+    ///
+    /// # Kernel
+    ///
+    /// Linux 5.15 or later.
+    pub fn spawn(&mut self) -> Result<Child> {
+        self.spawn_with(&Stdio::inherit(), &Stdio::inherit())
+    }
+
+    /// Runs the program to its end, and waits for the whole sandbox to be gone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`spawn`](Command::spawn) and [`Child::wait`].
+    pub fn status(&mut self) -> Result<Outcome> {
+        self.spawn()?.wait()
+    }
+
+    /// Runs the program to its end, and collects what it writes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`spawn`](Command::spawn) and [`Child::wait_with_output`].
+    pub fn output(&mut self) -> Result<Output> {
+        self.spawn_with(&Stdio::null(), &Stdio::piped())?.wait_with_output()
+    }
+
+    fn spawn_with(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
+        let started = std::time::Instant::now();
+        let plan = compile(self, self.streams(input, output))?;
+        spawn(&plan, started)
+    }
+
+    fn streams<'a>(&'a self, input: &'a Stdio, output: &'a Stdio) -> [&'a Stdio; 3] {
+        [
+            self.stdin.as_ref().unwrap_or(input),
+            self.stdout.as_ref().unwrap_or(output),
+            self.stderr.as_ref().unwrap_or(output),
+        ]
+    }
+}
+
+impl fmt::Debug for Command {
+    /// Leaves the values of the environment out: they may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Command")
+            .field("program", &self.program)
+            .field("args", &self.args)
+            .field("env", &self.env.keys())
+            .field("current_dir", &self.directory)
+            .field("sandbox", &self.sandbox)
+            .finish_non_exhaustive()
+    }
+}

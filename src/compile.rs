@@ -1,0 +1,231 @@
+//! The order.
+//!
+//! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
+//! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
+
+use crate::command::Command;
+use crate::error::{Error, Layer, Result};
+use crate::layer::exec::Program;
+use crate::layer::fds::Stdio;
+use crate::layer::ids::{Caller, Lowered, Writer};
+use crate::layer::mount::{Setting, Source};
+use crate::layer::namespaces::Namespaces;
+use crate::layer::network::Network;
+use crate::layer::{capabilities, fds, ids, limits, mount, namespaces, network, process};
+use crate::plan::{Holder, Launch, Memory, Plan, Step};
+use crate::sandbox::Sandbox;
+use crate::sys::CStringArray;
+
+/// Lowers a command and its policy to a plan.
+pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<Plan> {
+    let policy = Resolved::new(&command.sandbox)?;
+    let mut inside = Vec::new();
+    policy.lower_cell(&mut inside)?;
+    let mut program = Vec::new();
+    let given = policy.lower_program(command, streams, &mut program)?;
+    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given };
+    policy.lower_holder(&mut plan);
+    match policy.own.contains(Namespaces::PID) {
+        true => policy.arrange_cell(inside, program, &mut plan),
+        false => policy.arrange_single(inside, program, &mut plan),
+    }
+    Ok(plan)
+}
+
+/// A policy with its defaults filled in, for the caller at hand.
+struct Resolved<'a> {
+    sandbox: &'a Sandbox,
+    /// The namespaces of the sandbox's own.
+    own: Namespaces,
+    network: Network,
+    caller: Caller,
+    ids: Lowered,
+}
+
+impl<'a> Resolved<'a> {
+    fn new(sandbox: &'a Sandbox) -> Result<Self> {
+        let caller = Caller::current();
+        let own = match (sandbox.namespaces, sandbox.network) {
+            (Some(own), _) => own,
+            (None, Some(Network::Host)) => Namespaces::default() - Namespaces::NET,
+            (None, _) => Namespaces::default(),
+        };
+        namespaces::check(own, caller.privileged())?;
+        let network = sandbox.network.unwrap_or(match own.contains(Namespaces::NET) {
+            true => Network::None,
+            false => Network::Host,
+        });
+        let ids = match own.contains(Namespaces::USER) {
+            true => ids::lower(&sandbox.ids, caller)?,
+            false => ids::lower_without_namespace(&sandbox.ids, caller)?,
+        };
+        Ok(Self { sandbox, own, network, caller, ids })
+    }
+
+    fn has(&self, namespace: Namespaces) -> bool {
+        self.own.contains(namespace)
+    }
+
+    /// Whether the processes have capabilities over their namespaces, to be used and then dropped.
+    fn privileged(&self) -> bool {
+        self.has(Namespaces::USER) || self.caller.privileged()
+    }
+
+    /// Whether the maps are written by somebody outside, while a process holds the user namespace.
+    ///
+    /// Without a PID namespace a go-between may need one too: to make a time namespace, it has to be in the user
+    /// namespace already; and root's groups have to be left outside.
+    fn holder(&self) -> bool {
+        let outside = self.ids.uid_writer != Writer::Own || self.ids.gid_writer != Writer::Own;
+        let between = self.has(Namespaces::TIME) || self.caller.privileged();
+        self.has(Namespaces::USER) && (outside || (between && !self.has(Namespaces::PID)))
+    }
+
+    fn lower_holder(&self, plan: &mut Plan) {
+        if self.holder() {
+            let namespaces = libc::CLONE_NEWUSER as u64;
+            let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
+            plan.steps.extend([clone, exec_init(), self.ids.write_outside()]);
+            plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
+        }
+    }
+
+    /// What is set up in new namespaces.
+    fn lower_cell(&self, steps: &mut Vec<Step>) -> Result<()> {
+        // Maps first: until then every id is the overflow id, and nothing can be made.
+        if self.has(Namespaces::USER) && !self.holder() {
+            self.ids.write_own(steps);
+        }
+        // The builder of the root needs ids that mean something inside.
+        if self.ids.caller_unmapped {
+            capabilities::lower_first(self.privileged(), steps);
+            self.ids.change(steps);
+        }
+        // Interfaces and names are independent of all else; they need the capabilities that are left at the start.
+        network::lower(self.network, self.has(Namespaces::NET), steps)?;
+        namespaces::lower_names(self.own, self.sandbox.hostname.as_deref(), steps)?;
+        // The root last: /proc/self, which the maps are written through, goes with the host's mounts.
+        self.lower_root(steps)
+    }
+
+    fn lower_root(&self, steps: &mut Vec<Step>) -> Result<()> {
+        let Sandbox { rootfs, mounts, .. } = self.sandbox;
+        if !self.has(Namespaces::MOUNT) {
+            return match rootfs.is_some() || !mounts.is_empty() {
+                false => Ok(()),
+                true => Err(Error::invalid(Layer::Mount, "root", "a root or a mount needs Namespaces::MOUNT")),
+            };
+        }
+        let setting = Setting {
+            root: rootfs.as_ref().map_or(&Source::Empty, |root| &root.0),
+            mounts,
+            pid_namespace: self.has(Namespaces::PID),
+            private: !self.has(Namespaces::USER),
+            host_network: self.network == Network::Host,
+            ids: (self.ids.uid, self.ids.gid),
+        };
+        mount::lower(&setting, steps)
+    }
+
+    /// What makes a process in the cell the program.
+    fn lower_program(
+        &self,
+        command: &Command,
+        streams: [&Stdio; 3],
+        steps: &mut Vec<Step>,
+    ) -> Result<Vec<crate::plan::Given>> {
+        // A session first: it takes the controlling terminal away.
+        process::lower_session(steps);
+        // Descriptors before the limits: a low limit of open files must not be in the way.
+        let given = fds::lower(streams, &command.passed, steps)?;
+        // What is inherited, before the capabilities that may better it are gone.
+        process::lower_state(steps);
+        limits::lower(steps);
+        // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
+        capabilities::lower_first(self.privileged(), steps);
+        // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
+        if self.ids.gid_writer == Writer::Helper || (self.caller.privileged() && !self.has(Namespaces::USER)) {
+            steps.push(Step::DropGroups);
+        }
+        self.ids.change(steps);
+        capabilities::lower(self.privileged(), steps);
+        // The directory without capabilities: the program must be able to go there.
+        process::lower_directory(command.directory.as_deref(), steps)?;
+        // Signals last: from here on one may end the child.
+        process::lower_signals(steps);
+        Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?;
+        Ok(given)
+    }
+
+    /// What a go-between does in namespaces that exist, before it clones.
+    fn lower_entry(&self, enter: Option<Step>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        // Root's groups while it is root: setgroups is denied inside.
+        if enter.is_some() && self.caller.privileged() && self.has(Namespaces::USER) {
+            steps.push(Step::DropGroups);
+        }
+        steps.extend(enter);
+        if self.has(Namespaces::TIME) {
+            steps.push(Step::Unshare { namespaces: libc::CLONE_NEWTIME as u64 });
+        }
+        steps
+    }
+
+    /// One process builds the cell and becomes init; another enters it and becomes the program.
+    fn arrange_cell(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
+        inside.push(exec_init());
+        let mut made = self.own - Namespaces::TIME;
+        let mut entry = Vec::new();
+        if self.holder() {
+            made -= Namespaces::USER;
+            entry.push(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 });
+        }
+        let memory = if self.ids.caller_unmapped { Memory::Copied } else { Memory::Shared };
+        let clone = Step::Clone { process: "cell", namespaces: made.bits().into(), memory };
+        plan.cell = Some(add(plan, entry, clone, inside));
+        let joined = (self.own - Namespaces::TIME).bits().into();
+        let entry = self.lower_entry(Some(Step::EnterCell { namespaces: joined }));
+        let clone = Step::Clone { process: "program", namespaces: 0, memory: self.program_memory() };
+        plan.program = add(plan, entry, clone, program);
+    }
+
+    /// Without a PID namespace there is no init: one process takes all steps.
+    fn arrange_single(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
+        inside.extend(program);
+        let mut made = self.own - Namespaces::TIME;
+        let mut enter = None;
+        if self.holder() {
+            made -= Namespaces::USER;
+            enter = Some(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 });
+        }
+        let entry = self.lower_entry(enter);
+        let clone = Step::Clone { process: "program", namespaces: made.bits().into(), memory: self.program_memory() };
+        plan.program = add(plan, entry, clone, inside);
+    }
+
+    fn program_memory(&self) -> Memory {
+        match (self.ids.changes || self.ids.caller_unmapped, self.has(Namespaces::TIME)) {
+            (true, _) => Memory::Copied,
+            (false, true) => Memory::SharedIfAllowed,
+            (false, false) => Memory::Shared,
+        }
+    }
+}
+
+/// Init sees no argument and no environment of the host's.
+fn exec_init() -> Step {
+    let argv = CStringArray::new(vec![c"belljar-init".into()]);
+    Step::ExecInit { argv, envp: CStringArray::new(Vec::new()) }
+}
+
+/// Adds the steps of one process, in the order in which they are taken.
+fn add(plan: &mut Plan, entry: Vec<Step>, clone: Step, body: Vec<Step>) -> Launch {
+    let steps = &mut plan.steps;
+    let start = steps.len();
+    steps.extend(entry);
+    let clone_at = steps.len();
+    steps.push(clone);
+    let body_at = steps.len();
+    steps.extend(body);
+    Launch { enter: start..clone_at, clone: clone_at, body: body_at..steps.len() }
+}

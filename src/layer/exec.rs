@@ -1,0 +1,87 @@
+//! The program: its arguments, its environment, and where it is looked for.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use crate::error::{Error, Layer, Result};
+use crate::plan::Step;
+use crate::sys::CStringArray;
+
+/// The longest argument or `NAME=value`, with its zero byte: the kernel's `MAX_ARG_STRLEN`.
+const STRING_MAX: usize = 131_072;
+
+/// All strings and pointers together: a quarter of the default stack limit.
+const TOTAL_MAX: usize = 2 << 20;
+
+/// The environment, unless the caller sets it: what a shell of a bare system would have, and nothing of the host's.
+pub(crate) const DEFAULT_ENV: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/tmp")];
+
+/// What a command executes.
+#[derive(Debug)]
+pub(crate) struct Program<'a> {
+    pub(crate) program: &'a OsStr,
+    pub(crate) args: &'a [OsString],
+    pub(crate) env: BTreeMap<OsString, OsString>,
+}
+
+impl Program<'_> {
+    /// The one step that does not return.
+    pub(crate) fn lower(self, steps: &mut Vec<Step>) -> Result<()> {
+        if self.program.is_empty() {
+            return Err(Error::invalid(Layer::Exec, "execve", "the program has no name").with_errno(libc::ENOENT));
+        }
+        let program = string("the program", self.program)?;
+        let candidates = self.candidates()?;
+        let mut argv = vec![program.clone()];
+        for (index, arg) in self.args.iter().enumerate() {
+            argv.push(string(&format!("argument {}", index + 1), arg)?);
+        }
+        let mut envp = Vec::new();
+        for (name, value) in &self.env {
+            let shown = name.to_string_lossy();
+            if name.is_empty() || name.as_bytes().contains(&b'=') {
+                let cause = format!("{shown:?} can't be the name of a variable");
+                return Err(Error::invalid(Layer::Exec, "environment", cause));
+            }
+            let variable = [name.as_bytes(), b"=", value.as_bytes()].concat();
+            envp.push(string(&format!("the variable {shown}"), OsStr::from_bytes(&variable))?);
+        }
+        check_total(&argv, &envp)?;
+        let (argv, envp) = (CStringArray::new(argv), CStringArray::new(envp));
+        steps.push(Step::Exec { program, candidates, argv, envp });
+        Ok(())
+    }
+
+    /// Where the program may be: a name without a slash is looked for in the program's own PATH, inside.
+    fn candidates(&self) -> Result<Vec<CString>> {
+        if self.program.as_bytes().contains(&b'/') {
+            return Ok(vec![string("the program", self.program)?]);
+        }
+        let path = self.env.get(OsStr::new("PATH")).map(OsString::as_os_str);
+        let path = path.unwrap_or(OsStr::new(DEFAULT_ENV[0].1));
+        let dirs = path.as_bytes().split(|byte| *byte == b':').filter(|dir| !dir.is_empty());
+        dirs.map(|dir| string("the program", &OsString::from_vec([dir, b"/", self.program.as_bytes()].concat())))
+            .collect()
+    }
+}
+
+fn string(what: &str, value: &OsStr) -> Result<CString> {
+    let invalid = |cause: String| Error::invalid(Layer::Exec, "execve", cause);
+    if value.len() >= STRING_MAX {
+        let cause = format!("{what} has {} bytes: the kernel takes {}", value.len(), STRING_MAX - 1);
+        return Err(invalid(cause).with_errno(libc::E2BIG));
+    }
+    CString::new(value.as_bytes()).map_err(|_| invalid(format!("{what} has a zero byte")))
+}
+
+fn check_total(argv: &[CString], envp: &[CString]) -> Result<()> {
+    let size = |string: &CString| string.as_bytes_with_nul().len() + size_of::<usize>();
+    let total: usize = argv.iter().chain(envp).map(size).sum();
+    if total > TOTAL_MAX {
+        let cause = format!("arguments and environment take {total} bytes: the kernel takes {TOTAL_MAX}");
+        return Err(Error::invalid(Layer::Exec, "execve", cause).with_errno(libc::E2BIG));
+    }
+    Ok(())
+}

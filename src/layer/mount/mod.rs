@@ -1,0 +1,226 @@
+//! The root file system and everything mounted in it.
+
+mod host;
+mod path;
+mod tmpfs;
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Layer, Result};
+use crate::plan::{HostPath, Inside, InsideKind, Step, attr};
+use path::{HostKind, host_path, inside};
+
+pub use tmpfs::Tmpfs;
+
+/// Where the root comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    Empty,
+    Host,
+    Dir(PathBuf),
+}
+
+/// What the caller puts into the root, in the caller's order.
+#[derive(Clone, Debug)]
+pub(crate) enum Mount {
+    Bind { source: PathBuf, target: PathBuf, write: bool },
+    Tmpfs(Tmpfs),
+    Dir(PathBuf),
+    File { path: PathBuf, data: Arc<[u8]> },
+    Symlink { target: PathBuf, link: PathBuf },
+    Mask(PathBuf),
+}
+
+/// What of the policy the root depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting<'a> {
+    pub(crate) root: &'a Source,
+    pub(crate) mounts: &'a [Mount],
+    /// Whether there is a PID namespace, without which /proc would show the host's processes.
+    pub(crate) pid_namespace: bool,
+    /// Whether the mounts of the host have to be cut off: a user namespace of one's own does that.
+    pub(crate) private: bool,
+    /// Whether the program has the host's network, and so may want to resolve names.
+    pub(crate) host_network: bool,
+    /// The ids of the program, for the files that name them.
+    pub(crate) ids: (u32, u32),
+}
+
+/// What container engines hide of /proc: it tells about the host, or lets one work on its hardware.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/kpagecount",
+];
+
+/// What they make read-only: a process whose id is 0 outside can write there even with no capability.
+const PROTECTED: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+    ("pts/ptmx", "/dev/ptmx"),
+];
+
+/// Lowers the root; returns on how many file systems of the sandbox's own files can be made.
+pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> {
+    let mut content = Vec::new();
+    if *setting.root == Source::Host {
+        host::lower(setting.host_network, setting.ids, &mut content)?;
+    }
+    lower_kernel_files(setting, &mut content)?;
+    for (index, mount) in setting.mounts.iter().enumerate() {
+        lower_mount(mount, index, &mut content)?;
+    }
+    if setting.private {
+        steps.push(Step::Private);
+    }
+    steps.push(Step::Workspace);
+    steps.push(root(setting.root, &content)?);
+    steps.append(&mut content);
+    let root = Inside { path: c"/".into(), kind: InsideKind::Dir, components: Vec::new() };
+    let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
+    steps.extend([Step::Seal { at: root, attributes }, Step::Pivot]);
+    Ok(())
+}
+
+/// /proc, /dev and /tmp, but for what the caller mounts at the same place.
+fn lower_kernel_files(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> {
+    let replaced = |path: &str| setting.mounts.iter().any(|mount| mount.target() == Path::new(path));
+    if setting.pid_namespace && !replaced("/proc") {
+        steps.push(Step::Proc { at: inside("/proc", InsideKind::Dir)? });
+        for path in MASKED {
+            steps.push(Step::Mask { at: inside(path, InsideKind::File)? });
+        }
+        for path in PROTECTED {
+            steps.push(Step::Protect { at: inside(path, InsideKind::Dir)? });
+        }
+    }
+    if !replaced("/dev") {
+        lower_devices(steps)?;
+    }
+    if !replaced("/tmp") {
+        steps.push(Tmpfs::new("/tmp").lower()?);
+    }
+    Ok(())
+}
+
+fn lower_devices(steps: &mut Vec<Step>) -> Result<()> {
+    let attributes = attr::NO_SUID | attr::NO_EXEC;
+    steps.push(Tmpfs::new("/dev").size(1 << 20).inodes(64).mode(0o755).lower_with(attributes)?);
+    for name in DEVICES {
+        let path = format!("/dev/{name}");
+        let source = HostPath(text(&path)?);
+        steps.push(Step::Bind { source, at: inside(&path, InsideKind::File)?, attributes });
+    }
+    for (target, link) in DEVICE_LINKS {
+        steps.push(Step::Symlink { target: text(target)?, at: inside(link, InsideKind::File)? });
+    }
+    steps.push(Step::Dir { at: inside("/dev/pts", InsideKind::Dir)? });
+    steps.push(Step::Devpts { at: inside("/dev/pts", InsideKind::Dir)? });
+    steps.push(Tmpfs::new("/dev/shm").lower()?);
+    let at = inside("/dev", InsideKind::Dir)?;
+    steps.push(Step::Seal { at, attributes: attributes | attr::READ_ONLY });
+    Ok(())
+}
+
+fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()> {
+    let step = match mount {
+        Mount::Bind { source, target, write } => {
+            let verb = if *write { "bind" } else { "bind_ro" };
+            let words = format!("{verb} {} -> {}", source.display(), target.display());
+            // The target's form first: it needs no look at the host.
+            let mut at = inside_as(target, InsideKind::Dir, &words)?;
+            let (source, kind) = host_path(source, &words)?;
+            if kind == HostKind::Other {
+                at.kind = InsideKind::File;
+            }
+            let read_only = if *write { 0 } else { attr::READ_ONLY };
+            Step::Bind { source, at, attributes: attr::NO_SUID | attr::NO_DEV | read_only }
+        }
+        Mount::Tmpfs(tmpfs) => tmpfs.lower()?,
+        Mount::Dir(path) => Step::Dir { at: inside_as(path, InsideKind::Dir, &format!("dir {}", path.display()))? },
+        Mount::File { path, data } => {
+            let at = inside_as(path, InsideKind::File, &format!("file {}", path.display()))?;
+            file(at, index, data)?
+        }
+        Mount::Symlink { target, link } => {
+            let words = format!("symlink {} <- {}", target.display(), link.display());
+            let at = inside_as(link, InsideKind::File, &words)?;
+            let invalid = |cause| Error::invalid(Layer::Mount, words.as_str(), cause).with_path(target);
+            if target.as_os_str().is_empty() {
+                return Err(invalid("a symbolic link can't be empty").with_errno(libc::ENOENT));
+            }
+            let target = CString::new(target.as_os_str().as_bytes());
+            Step::Symlink { target: target.map_err(|_| invalid("the path has a zero byte"))?, at }
+        }
+        Mount::Mask(path) => Step::Mask { at: inside_as(path, InsideKind::File, &format!("mask {}", path.display()))? },
+    };
+    steps.push(step);
+    Ok(())
+}
+
+impl Mount {
+    fn target(&self) -> &Path {
+        match self {
+            Mount::Bind { target, .. } => target,
+            Mount::Tmpfs(tmpfs) => tmpfs.path(),
+            Mount::Dir(path) | Mount::File { path, .. } | Mount::Mask(path) => path,
+            Mount::Symlink { link, .. } => link,
+        }
+    }
+}
+
+/// A file of our own, under a name in the workspace that is unique in the plan.
+fn file(at: Inside, index: usize, data: &[u8]) -> Result<Step> {
+    Ok(Step::File { at, name: text(&format!("file.{index}"))?, data: data.to_vec() })
+}
+
+/// The step that makes the root.
+fn root(source: &Source, content: &[Step]) -> Result<Step> {
+    let Source::Dir(path) = source else { return Ok(Step::RootEmpty) };
+    let words = format!("root {}", path.display());
+    let (source, kind) = host_path(path, &words)?;
+    if kind != HostKind::Dir {
+        let cause = "the root is not a directory";
+        return Err(Error::invalid(Layer::Mount, words, cause).with_errno(libc::ENOTDIR).with_path(path));
+    }
+    if source.0.as_bytes() == b"/" {
+        let cause = "the host's root would take everything of the host along, /home and /proc included";
+        return Err(Error::invalid(Layer::Mount, words, cause)
+            .with_path(path)
+            .with_hint("use Rootfs::host() and bind what else is needed"));
+    }
+    Ok(match path::lacks_a_place(&source, content)? {
+        true => Step::RootLayered { source },
+        false => Step::RootDir { source },
+    })
+}
+
+fn inside_as(path: &Path, kind: InsideKind, words: &str) -> Result<Inside> {
+    inside(path, kind).map_err(|cause| {
+        let error = Error::invalid(Layer::Mount, words, cause.to_string()).with_path(path);
+        error.with_errno(libc::EINVAL)
+    })
+}
+
+/// A string of our own in kernel form.
+fn text(string: &str) -> Result<CString> {
+    let invalid = |_| Error::invalid(Layer::Mount, "mount", format!("{string:?} has a zero byte"));
+    CString::new(string).map_err(invalid)
+}

@@ -1,0 +1,93 @@
+//! A tmpfs, with its bounds.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use super::inside_as;
+use crate::error::{Error, Layer, Result};
+use crate::plan::{InsideKind, Step, attr};
+
+/// A file system in memory, private to the sandbox, empty at the start and gone at the end.
+///
+/// Its bounds are part of the policy: 1 GiB and 65,536 files and directories, unless they are set. The memory is
+/// taken when it is used. It is writable and executable; set-user-ID bits and devices have no effect.
+///
+/// # Examples
+///
+/// ```
+/// use belljar::{Sandbox, Tmpfs};
+///
+/// let sandbox = Sandbox::new().tmpfs("/scratch").tmpfs(Tmpfs::new("/cache").size(16 << 20).inodes(1000));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tmpfs {
+    path: PathBuf,
+    size: u64,
+    inodes: u64,
+    mode: u32,
+}
+
+const SIZE: u64 = 1 << 30;
+const INODES: u64 = 65_536;
+
+impl Tmpfs {
+    /// A tmpfs at `path`, an absolute path inside.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self { path: path.as_ref().to_owned(), size: SIZE, inodes: INODES, mode: 0o1777 }
+    }
+
+    /// Sets how many bytes it holds, in whole pages: at least 1, at most 2^63 - 1. The default is 1 GiB.
+    pub fn size(mut self, bytes: u64) -> Self {
+        self.size = bytes;
+        self
+    }
+
+    /// Sets how many files and directories it holds, its root included: at least 1. The default is 65,536.
+    pub fn inodes(mut self, inodes: u64) -> Self {
+        self.inodes = inodes;
+        self
+    }
+
+    /// Sets the permissions of its root. The default is 0o1777: everybody inside can write.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn lower(&self) -> Result<Step> {
+        self.lower_with(attr::NO_SUID | attr::NO_DEV)
+    }
+
+    pub(super) fn lower_with(&self, attributes: u64) -> Result<Step> {
+        let words = format!("tmpfs {}", self.path.display());
+        let invalid = |cause: &str| Error::invalid(Layer::Mount, words.as_str(), cause).with_path(&self.path);
+        // The kernel takes 0 for "no bound", and more than 2^63 for something else.
+        if self.size == 0 || i64::try_from(self.size).is_err() {
+            return Err(invalid("the size must be 1 to 2^63 - 1 bytes").with_errno(libc::EINVAL));
+        }
+        if self.inodes == 0 || i64::try_from(self.inodes).is_err() {
+            return Err(invalid("the number of inodes must be 1 to 2^63 - 1").with_errno(libc::EINVAL));
+        }
+        if self.mode > 0o7777 {
+            return Err(invalid("the mode must be at most 0o7777").with_errno(libc::EINVAL));
+        }
+        let number = |text: String| CString::new(text).map_err(|_| invalid("a number has a zero byte"));
+        Ok(Step::Tmpfs {
+            at: inside_as(&self.path, InsideKind::Dir, &words)?,
+            size: number(self.size.to_string())?,
+            inodes: number(self.inodes.to_string())?,
+            mode: number(format!("{:04o}", self.mode))?,
+            attributes,
+        })
+    }
+}
+
+impl<P: AsRef<Path>> From<P> for Tmpfs {
+    fn from(path: P) -> Self {
+        Tmpfs::new(path)
+    }
+}

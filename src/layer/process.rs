@@ -1,0 +1,49 @@
+//! What a process inherits besides descriptors, limits and ids: a program starts with the same values whatever the
+//! host has set.
+
+use std::path::Path;
+
+use crate::error::{Error, Layer, Result};
+use crate::plan::Step;
+
+/// The out-of-memory killer takes the sandbox before the host process: half of proc(5)'s scale.
+const OOM_SCORE: &[u8] = b"500";
+
+/// The kernel's own default, `init_task.timer_slack_ns`.
+const TIMER_SLACK: u64 = 50_000;
+
+/// A session of its own: before the descriptors, so that a terminal among them is not a controlling one.
+pub(crate) fn lower_session(steps: &mut Vec<Step>) {
+    steps.push(Step::Setsid);
+}
+
+/// Priorities and masks.
+pub(crate) fn lower_state(steps: &mut Vec<Step>) {
+    steps.extend([
+        Step::OomScore { data: OOM_SCORE },
+        Step::Nice,
+        Step::IoPriority,
+        Step::Affinity,
+        Step::Personality,
+        Step::TimerSlack { nanoseconds: TIMER_SLACK },
+        Step::Umask { mask: 0o022 },
+    ]);
+}
+
+/// The working directory: after the capabilities are gone, so that the program could go there itself.
+pub(crate) fn lower_directory(directory: Option<&Path>, steps: &mut Vec<Step>) -> Result<()> {
+    let directory = directory.unwrap_or(Path::new("/"));
+    let invalid = |cause| Error::invalid(Layer::Process, "chdir", cause).with_path(directory);
+    if !directory.is_absolute() {
+        return Err(invalid("the working directory is a path inside, and must be absolute"));
+    }
+    let path = std::os::unix::ffi::OsStrExt::as_bytes(directory.as_os_str());
+    let path = std::ffi::CString::new(path).map_err(|_| invalid("the working directory has a zero byte"))?;
+    steps.push(Step::Chdir { path });
+    Ok(())
+}
+
+/// Signals: last before the exec, since an unblocked signal may end the child at once.
+pub(crate) fn lower_signals(steps: &mut Vec<Step>) {
+    steps.push(Step::Signals);
+}

@@ -1,0 +1,98 @@
+//! How a program ended, and what it used.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// How a program ended. Nothing inside the sandbox can forge it: the kernel tells it to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub(crate) status: ExitStatus,
+    pub(crate) killed: bool,
+    pub(crate) usage: Usage,
+}
+
+/// Why a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// It exited, with the code of [`Outcome::code`].
+    Exited,
+    /// A signal ended it: [`Outcome::signal`].
+    Signaled,
+    /// [`Child::kill`](crate::Child::kill) ended it.
+    Killed,
+}
+
+impl Outcome {
+    /// Whether the program exited with code 0.
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// The exit code, if the program exited.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// The signal that ended the program, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
+    }
+
+    /// The status as std has it.
+    pub fn status(&self) -> ExitStatus {
+        self.status
+    }
+
+    /// Why the program ended.
+    pub fn cause(&self) -> Cause {
+        match (self.code(), self.killed) {
+            (Some(_), _) => Cause::Exited,
+            (None, true) => Cause::Killed,
+            (None, false) => Cause::Signaled,
+        }
+    }
+
+    /// What the program used.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+}
+
+/// What a program used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub(crate) wall_time: Duration,
+    pub(crate) user_time: Duration,
+    pub(crate) system_time: Duration,
+    pub(crate) peak_memory: Option<u64>,
+}
+
+impl Usage {
+    /// The time from the call that started the sandbox to when its end was seen: setting it up is counted, and so is
+    /// the time in which nobody waited.
+    pub fn wall_time(&self) -> Duration {
+        self.wall_time
+    }
+
+    /// The processor time in user mode: of the program, and of those descendants that were waited for (getrusage(2)).
+    /// Zero where the host process had somebody else reap the program.
+    pub fn user_time(&self) -> Duration {
+        self.user_time
+    }
+
+    /// The processor time in kernel mode, of the same processes; a part of setting the sandbox up is counted.
+    pub fn system_time(&self) -> Duration {
+        self.system_time
+    }
+
+    /// The most resident memory, in bytes, that the program or one of its descendants had at once.
+    ///
+    /// None where that can't be told: the kernel counts a program that was started from shared memory from the host's
+    /// own peak on (getrusage(2), *ru_maxrss*), so that only a program that was larger than the host was at its
+    /// start has a figure.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.peak_memory
+    }
+}

@@ -1,0 +1,44 @@
+//! What helps when a step has failed, as far as the step and the error number show it.
+
+use super::{Fault, Operand, Step};
+
+/// A remedy, where one is known.
+pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
+    let hint = match (step, fault.operand, fault.errno) {
+        (Step::Proc { .. }, Operand::Call, libc::EPERM) => {
+            "the /proc of this host is partly masked, as in a container, and the kernel then lets nobody mount a new \
+             one: run the outer container with its /proc unmasked, or leave Namespaces::PID out"
+        }
+        (Step::RootLayered { .. }, Operand::Call, libc::EPERM | libc::ENODEV) => {
+            "an overlay in a user namespace needs Linux 5.11 and the overlay module: make the mount points in the \
+             root directory instead"
+        }
+        (Step::RootLayered { .. }, Operand::Call, libc::EINVAL) => {
+            "the file system of the root directory can't be a layer of an overlay: make the mount points in the root \
+             directory instead"
+        }
+        (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::ENOENT) => {
+            "the target does not exist, and is not made because it lies in a directory of the host"
+        }
+        (Step::Dir { .. } | Step::Symlink { .. }, Operand::Target, libc::ENOENT) => {
+            "it would lie in a directory of the host, where nothing is made"
+        }
+        (Step::Bind { .. }, Operand::Target, libc::ENOTDIR) => {
+            "a directory can be put only over a directory, and a file only over a file"
+        }
+        (Step::Bind { .. }, Operand::Source, libc::ELOOP) => "the path of the host has become a symbolic link",
+        (_, Operand::Target, libc::ELOOP) => "the path inside leads over too many links, or a magic one of /proc",
+        (Step::Chdir { .. }, _, libc::ENOENT) => "the working directory does not exist inside",
+        (Step::Chdir { .. }, _, libc::EACCES) => "the program's user may not enter the working directory",
+        (Step::Chdir { .. }, _, libc::ELOOP) => "the working directory can't be reached through a link of /proc",
+        (Step::SetUid { .. } | Step::SetGid { .. }, _, libc::EINVAL) => "the id is not mapped",
+        (Step::ExecInit { .. }, _, libc::EACCES) => {
+            "this host forbids executable memfds: sysctl vm.memfd_noexec must be below 2"
+        }
+        (Step::Hostname { .. } | Step::LoopbackUp | Step::Workspace, _, libc::EPERM | libc::EACCES) => {
+            "a security module may take capabilities away inside user namespaces"
+        }
+        _ => return None,
+    };
+    Some(hint)
+}

@@ -1,0 +1,302 @@
+//! The steps that build the root, all by descriptor.
+//!
+//! The content of a root is hostile: every path inside is resolved with `RESOLVE_IN_ROOT` from the root's own
+//! descriptor, so that no link of it leads out; and files are only made on file systems that this sandbox has made,
+//! whatever a link may say, so that nothing is ever made on the host's.
+
+use core::ffi::{CStr, c_int};
+use core::sync::atomic::Ordering::Relaxed;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::{Done, State, on};
+use crate::plan::{Fault, HostPath, Inside, InsideKind, Operand, attr};
+use crate::sys::{self, CStringArray, Errno, Fd, Reach};
+
+/// How often a lookup that a rename has raced with is tried again (EAGAIN of openat2(2)).
+const TRIES: usize = 1000;
+
+/// The names in the workspace.
+const ROOT: &CStr = c"root";
+const EMPTY_FILE: &CStr = c"file";
+const EMPTY_DIR: &CStr = c"dir";
+
+impl State<'_> {
+    pub(super) fn make_private(&self) -> Done {
+        let root = sys::openat2(sys::CWD, c"/", libc::O_PATH, 0, 0)?;
+        Ok(sys::mount_setattr(root.as_fd(), Reach::Tree, 0)?)
+    }
+
+    /// Mounts the workspace over the host's root, where no lookup by an absolute path gets to see it.
+    pub(super) fn make_workspace(&mut self) -> Done {
+        let context = sys::fsopen(c"tmpfs")?;
+        sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
+        sys::fsconfig(context.as_fd(), c"mode", c"0755")?;
+        let workspace = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV)?;
+        sys::attach_at(workspace.as_fd(), sys::CWD, c"/")?;
+        sys::mkdirat(workspace.as_fd(), ROOT, 0o755)?;
+        sys::mkdirat(workspace.as_fd(), EMPTY_DIR, 0o555)?;
+        create(workspace.as_fd(), EMPTY_FILE, 0o444)?;
+        self.workspace = Some(workspace);
+        Ok(())
+    }
+
+    pub(super) fn root_empty(&mut self) -> Done {
+        let root = sys::clone_tree(self.workspace()?, ROOT)?;
+        self.add_own(root.as_fd())?;
+        self.set_root(root)
+    }
+
+    pub(super) fn root_dir(&mut self, source: &HostPath) -> Done {
+        let root = clone_source(source)?;
+        let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
+        sys::mount_setattr(root.as_fd(), Reach::Tree, attributes)?;
+        self.set_root(root)
+    }
+
+    /// An overlay: the directory below, a part of the workspace above. It is sealed with the rest of the root, so
+    /// that only the steps before can write to it.
+    pub(super) fn root_layered(&mut self, source: &HostPath) -> Done {
+        let lower = clone_source(source)?;
+        let workspace = self.workspace()?;
+        for name in [c"lower", c"upper", c"work"] {
+            sys::mkdirat(workspace, name, 0o755)?;
+        }
+        sys::mount_setattr(lower.as_fd(), Reach::Tree, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)?;
+        sys::attach_at(lower.as_fd(), workspace, c"lower")?;
+        // The options are paths: relative to the workspace they need no escapes.
+        sys::fchdir(workspace)?;
+        let context = sys::fsopen(c"overlay")?;
+        sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
+        for (key, value) in [(c"lowerdir", c"lower"), (c"upperdir", c"upper"), (c"workdir", c"work")] {
+            sys::fsconfig(context.as_fd(), key, value)?;
+        }
+        // In a user namespace the overlay can't keep its marks in trusted.*.
+        sys::fsconfig_flag(context.as_fd(), c"userxattr")?;
+        let root = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV)?;
+        self.add_own(root.as_fd())?;
+        self.set_root(root)
+    }
+
+    fn set_root(&mut self, root: Fd) -> Done {
+        sys::mount_setattr(root.as_fd(), Reach::Tree, attr::NO_SUID | attr::NO_DEV)?;
+        sys::attach_at(root.as_fd(), self.workspace()?, ROOT)?;
+        self.root = Some(root);
+        Ok(())
+    }
+
+    pub(super) fn file(&self, at: &Inside, name: &CStr, data: &[u8]) -> Done {
+        let workspace = self.workspace()?;
+        let file = create(workspace, name, 0o444)?;
+        sys::write_all(file.as_fd(), data)?;
+        let mount = sys::clone_tree(workspace, name)?;
+        self.mount(mount, at, Reach::Mount, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)
+    }
+
+    pub(super) fn symlink(&self, target: &CStr, at: &Inside) -> Done {
+        let Some([dir, name]) = at.components.last() else {
+            return Err(Errno(libc::EEXIST).into());
+        };
+        self.make_parents(at)?;
+        let dir = self.open(dir, libc::O_DIRECTORY)?;
+        if sys::links_to(dir.as_fd(), name, target) {
+            return Ok(());
+        }
+        self.check_own(dir.as_fd())?;
+        on(Operand::Target, sys::symlinkat(target, dir.as_fd(), name))
+    }
+
+    pub(super) fn bind(&self, source: &HostPath, at: &Inside, attributes: u64) -> Done {
+        let mount = on(Operand::Source, clone_source(source))?;
+        self.mount(mount, at, Reach::Tree, attributes)
+    }
+
+    pub(super) fn tmpfs(&self, at: &Inside, options: [(&CStr, &CStr); 3], attributes: u64) -> Done {
+        let context = sys::fsopen(c"tmpfs")?;
+        sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
+        for (key, value) in options {
+            sys::fsconfig(context.as_fd(), key, value)?;
+        }
+        let mount = sys::fsmount(context.as_fd(), attributes)?;
+        let device = sys::fstat(mount.as_fd())?.device;
+        let target = self.target(at)?;
+        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
+        self.add_device(device)
+    }
+
+    pub(super) fn proc(&self, at: &Inside) -> Done {
+        let context = sys::fsopen(c"proc")?;
+        let mount = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
+        let target = self.target(at)?;
+        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+    }
+
+    pub(super) fn devpts(&self, at: &Inside) -> Done {
+        let context = sys::fsopen(c"devpts")?;
+        for (key, value) in [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"max", c"64")] {
+            sys::fsconfig(context.as_fd(), key, value)?;
+        }
+        let mount = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_EXEC)?;
+        let target = self.target(at)?;
+        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+    }
+
+    /// What is not there needs no mask.
+    pub(super) fn mask(&self, at: &Inside) -> Done {
+        let Some(target) = self.existing(at)? else { return Ok(()) };
+        let empty = if sys::fstat(target.as_fd())?.is_dir() { EMPTY_DIR } else { EMPTY_FILE };
+        let mount = sys::clone_tree(self.workspace()?, empty)?;
+        let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
+        sys::mount_setattr(mount.as_fd(), Reach::Mount, attributes)?;
+        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+    }
+
+    /// What is not there needs no protection.
+    pub(super) fn protect(&self, at: &Inside) -> Done {
+        let Some(target) = self.existing(at)? else { return Ok(()) };
+        let mount = sys::clone_tree(target.as_fd(), c"")?;
+        let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
+        sys::mount_setattr(mount.as_fd(), Reach::Tree, attributes)?;
+        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+    }
+
+    pub(super) fn seal(&self, at: &Inside, attributes: u64) -> Done {
+        // An empty list of components means the root itself, whatever has been mounted over it since.
+        if at.components.is_empty() {
+            return Ok(sys::mount_setattr(self.root()?, Reach::Mount, attributes)?);
+        }
+        let target = self.open(&at.path, libc::O_DIRECTORY)?;
+        on(Operand::Target, sys::mount_setattr(target.as_fd(), Reach::Mount, attributes))
+    }
+
+    /// pivot_root(2), *pivot_root(".", ".")*: puts the old root on top of the new, and takes it off again.
+    pub(super) fn pivot(&mut self) -> Done {
+        // Out of the way: "." below means whatever lies on top there, and that has to be the old root. Moved
+        // into the old root, the workspace goes with it, which saves an unmount: the dearest step of all, since
+        // each waits until no processor looks at the mount table.
+        sys::attach_at(self.workspace()?, sys::CWD, c"/proc")?;
+        sys::fchdir(self.root()?)?;
+        sys::pivot_root_here()?;
+        // Lazily: the old root is busy, since this process has the workspace open.
+        sys::detach_here()?;
+        let root = sys::openat2(sys::CWD, c"/", libc::O_PATH, 0, 0)?;
+        Ok(sys::fchdir(root.as_fd())?)
+    }
+
+    pub(super) fn exec_init(&self, argv: &CStringArray, envp: &CStringArray) -> Done {
+        // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
+        sys::ignore_children()?;
+        sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
+        sys::close_on_exec(1)?;
+        let init = sys::executable(self.context.init)?;
+        // Init keeps no capability; and without them, it can't read its own file, which makes it not dumpable.
+        sys::drop_capabilities()?;
+        Err(sys::fexecve(init.as_fd(), argv, envp).into())
+    }
+
+    /// Sets the attributes of a detached mount, and attaches it.
+    fn mount(&self, mount: Fd, at: &Inside, reach: Reach, attributes: u64) -> Done {
+        sys::mount_setattr(mount.as_fd(), reach, attributes)?;
+        let target = self.target(at)?;
+        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+    }
+
+    /// The place `at`, made with its parents if it is missing.
+    pub(super) fn target(&self, at: &Inside) -> Result<Fd, Fault> {
+        match self.open(&at.path, 0) {
+            Err(Fault { errno: libc::ENOENT, .. }) => {}
+            result => return result,
+        }
+        self.make_parents(at)?;
+        if let Some([dir, name]) = at.components.last() {
+            let dir = self.open(dir, libc::O_DIRECTORY)?;
+            self.make(dir.as_fd(), name, at.kind)?;
+        }
+        self.open(&at.path, 0)
+    }
+
+    /// The place `at`, if there is one.
+    fn existing(&self, at: &Inside) -> Result<Option<Fd>, Fault> {
+        match self.open(&at.path, 0) {
+            Ok(target) => Ok(Some(target)),
+            Err(Fault { errno: libc::ENOENT | libc::ENOTDIR, .. }) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Makes what is missing of the directories above `at`.
+    fn make_parents(&self, at: &Inside) -> Done {
+        let parents = at.components.split_last().map(|(_, parents)| parents).unwrap_or_default();
+        for [dir, name] in parents {
+            let dir = self.open(dir, libc::O_DIRECTORY)?;
+            // A link counts as there: the next lookup follows it, inside the root.
+            match sys::openat2(dir.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0, libc::RESOLVE_BENEATH) {
+                Err(Errno(libc::ENOENT)) => self.make(dir.as_fd(), name, InsideKind::Dir)?,
+                result => on(Operand::Target, result).map(drop)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a mount point, which only has to exist.
+    fn make(&self, dir: BorrowedFd<'_>, name: &CStr, kind: InsideKind) -> Done {
+        self.check_own(dir)?;
+        let made = match kind {
+            InsideKind::Dir => sys::mkdirat(dir, name, 0o755),
+            InsideKind::File => create(dir, name, 0o444).map(drop),
+        };
+        on(Operand::Target, made)
+    }
+
+    /// Looks a path up inside the root to be.
+    fn open(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
+        let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+        let root = self.root()?;
+        let mut opened = Err(Errno(libc::EAGAIN));
+        for _ in 0..TRIES {
+            opened = sys::openat2(root, path, libc::O_PATH | flags, 0, resolve);
+            if !matches!(opened, Err(Errno(libc::EAGAIN))) {
+                break;
+            }
+        }
+        on(Operand::Target, opened)
+    }
+
+    fn workspace(&self) -> Result<BorrowedFd<'_>, Fault> {
+        self.workspace.as_ref().map(AsFd::as_fd).ok_or(Errno(libc::EBADF).into())
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or(Errno(libc::EBADF).into())
+    }
+
+    /// Remembers that files may be made on this file system.
+    fn add_own(&self, file: BorrowedFd<'_>) -> Done {
+        self.add_device(sys::fstat(file)?.device)
+    }
+
+    fn add_device(&self, device: u64) -> Done {
+        let free = self.context.own.iter().find(|own| own.load(Relaxed) == 0);
+        free.ok_or(Errno(libc::ENOSPC))?.store(device, Relaxed);
+        Ok(())
+    }
+
+    /// Lets nothing be made on a file system of the host's.
+    fn check_own(&self, dir: BorrowedFd<'_>) -> Done {
+        let device = sys::fstat(dir)?.device;
+        match self.context.own.iter().any(|own| own.load(Relaxed) == device) {
+            true => Ok(()),
+            false => Err(Fault { errno: libc::ENOENT, operand: Operand::Target }),
+        }
+    }
+}
+
+/// A detached copy of the mounts at a path of the host, which leads over no link.
+fn clone_source(source: &HostPath) -> sys::Result<Fd> {
+    let source = sys::openat2(sys::CWD, &source.0, libc::O_PATH, 0, libc::RESOLVE_NO_SYMLINKS)?;
+    sys::clone_tree(source.as_fd(), c"")
+}
+
+fn create(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> sys::Result<Fd> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+    sys::openat2(dir, name, flags, mode, libc::RESOLVE_BENEATH)
+}

@@ -1,0 +1,95 @@
+//! The steps that make a process the program.
+
+use core::ffi::CStr;
+use std::ffi::CString;
+use std::os::fd::AsFd;
+
+use super::{Done, HEAD, State};
+use crate::sys::{self, CStringArray, Errno};
+
+impl State<'_> {
+    pub(super) fn install(&self, given: usize, fd: i32) -> Done {
+        let source = self.context.given.get(given).ok_or(Errno(libc::EBADF))?;
+        Ok(sys::dup_to(sys::borrow(*source), fd)?)
+    }
+
+    /// Tries the candidates as execvp(3) does, and reports what became of them.
+    pub(super) fn exec(&self, candidates: &[CString], argv: &CStringArray, envp: &CStringArray) -> Done {
+        let mut worst = Errno(libc::ENOENT);
+        for (index, path) in candidates.iter().enumerate() {
+            match sys::execve(path, argv, envp) {
+                Errno(libc::ENOENT | libc::ENOTDIR) => {
+                    // The file may be there, and what it needs to start be missing.
+                    if self.report_head(index, path) {
+                        return Err(Errno(libc::ENOENT).into());
+                    }
+                }
+                Errno(libc::EACCES) => {
+                    worst = Errno(libc::EACCES);
+                    self.report.set_candidate(index, &[]);
+                }
+                errno => {
+                    self.report_head(index, path);
+                    return Err(errno.into());
+                }
+            }
+        }
+        Err(worst.into())
+    }
+
+    /// Hands the start of a file to the parent. False means that there is no such file.
+    fn report_head(&self, index: usize, path: &CStr) -> bool {
+        // The file may be anything: a FIFO must not block.
+        let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let opened = sys::openat2(sys::CWD, path, flags, 0, libc::RESOLVE_NO_MAGICLINKS);
+        let Ok(file) = opened else {
+            let exists = !matches!(opened, Err(Errno(libc::ENOENT | libc::ENOTDIR)));
+            if exists {
+                self.report.set_candidate(index, &[]);
+            }
+            return exists;
+        };
+        let mut head = [0; HEAD];
+        let length = sys::pread(file.as_fd(), &mut head, 0).unwrap_or(0);
+        self.report.set_candidate(index, head.get(..length).unwrap_or_default());
+        true
+    }
+}
+
+pub(super) fn close(ranges: &[[u32; 2]]) -> Done {
+    for [first, last] in ranges {
+        sys::close_range(*first, *last)?;
+    }
+    Ok(())
+}
+
+/// Goes on without where there is no /proc, or where the host is already a better victim.
+pub(super) fn set_oom_score(data: &[u8]) -> Done {
+    let flags = libc::O_WRONLY | libc::O_NONBLOCK;
+    let path = c"/proc/self/oom_score_adj";
+    if let Ok(file) = sys::openat2(sys::CWD, path, flags, 0, libc::RESOLVE_NO_MAGICLINKS) {
+        let _ = sys::write_once(file.as_fd(), data);
+    }
+    Ok(())
+}
+
+/// Goes on with the host's value where only privilege could better it: sched(7).
+pub(super) fn default_nice() -> Done {
+    match sys::set_nice(0) {
+        Err(Errno(libc::EPERM | libc::EACCES)) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Never through a link of /proc, which could lead out: the root is this process's own already.
+pub(super) fn chdir(path: &CStr) -> Done {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let dir = sys::openat2(sys::CWD, path, flags, 0, libc::RESOLVE_NO_MAGICLINKS)?;
+    Ok(sys::fchdir(dir.as_fd())?)
+}
+
+pub(super) fn default_signals() -> Done {
+    sys::default_signals()?;
+    sys::set_signal_mask(0)?;
+    Ok(())
+}

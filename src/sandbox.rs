@@ -1,0 +1,157 @@
+//! The policy.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::command::Command;
+use crate::layer::ids::{IdMap, Ids};
+use crate::layer::mount::{Mount, Tmpfs};
+use crate::layer::namespaces::Namespaces;
+use crate::layer::network::Network;
+use crate::rootfs::Rootfs;
+
+/// A policy: what a program gets to see and to use. A plain value, to be built once and used for many commands.
+///
+/// Every setter takes the policy and returns it, never fails and touches nothing: what does not fit is told when a
+/// [`Command`] is started. The default denies: every namespace (but for time), an empty root, no network, no
+/// capabilities, nothing of the host's environment or descriptors.
+///
+/// # Examples
+///
+/// ```no_run
+/// use belljar::{Rootfs, Sandbox};
+///
+/// let sandbox = Sandbox::new()
+///     .rootfs(Rootfs::host())
+///     .bind("/home/me/project", "/work")
+///     .hostname("build");
+/// let output = sandbox.command("make").current_dir("/work").output()?;
+/// # Ok::<(), belljar::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    pub(crate) rootfs: Option<Rootfs>,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) namespaces: Option<Namespaces>,
+    pub(crate) ids: Ids,
+    pub(crate) hostname: Option<String>,
+    pub(crate) network: Option<Network>,
+}
+
+impl Sandbox {
+    /// The default policy: every namespace but [`TIME`](Namespaces::TIME), an empty root, no network, the caller's
+    /// own ids, no capabilities.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the root file system. The default is [`Rootfs::empty`]. Needs [`Namespaces::MOUNT`]; without that, the
+    /// program has the host's files as they are.
+    pub fn rootfs(mut self, root: impl Into<Rootfs>) -> Self {
+        self.rootfs = Some(root.into());
+        self
+    }
+
+    /// Puts a file or directory of the host at `target`, an absolute path inside, to read and write it there.
+    ///
+    /// File systems mounted below the directory come along, as they are when the sandbox starts. Set-user-ID bits and
+    /// devices have no effect. The program does there what the caller may do: files that it makes belong to the id
+    /// that its own is mapped to. What is put later covers what was put earlier; a missing target is made, but never in a
+    /// directory of the host.
+    ///
+    /// A relative `source` is taken from the working directory at the time a command is started. A symbolic link in
+    /// `source` is followed where the system has made it (in /, /var, and anywhere in /usr, /etc and the like) and
+    /// refused elsewhere: an earlier sandbox may have left it there. Pass what [`std::fs::canonicalize`] returns
+    /// for links of your own.
+    ///
+    /// What is not protected: sockets and FIFOs below `source` can be connected to and written, as by the caller.
+    pub fn bind(self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
+        self.mount(Mount::Bind { source: source.as_ref().into(), target: target.as_ref().into(), write: true })
+    }
+
+    /// Like [`bind`](Sandbox::bind), but read-only, and so is every file system mounted below.
+    ///
+    /// What is not protected: sockets and FIFOs can be used even so; read-only means that no file is changed.
+    pub fn bind_ro(self, source: impl AsRef<Path>, target: impl AsRef<Path>) -> Self {
+        self.mount(Mount::Bind { source: source.as_ref().into(), target: target.as_ref().into(), write: false })
+    }
+
+    /// Puts an empty, writable file system in memory at a path inside: 1 GiB at most, or as [`Tmpfs`] says.
+    pub fn tmpfs(self, tmpfs: impl Into<Tmpfs>) -> Self {
+        self.mount(Mount::Tmpfs(tmpfs.into()))
+    }
+
+    /// Makes a directory, mode 0755, with its parents. In the root it is read-only, in a tmpfs it is not.
+    pub fn dir(self, path: impl AsRef<Path>) -> Self {
+        self.mount(Mount::Dir(path.as_ref().into()))
+    }
+
+    /// Puts a read-only file with this content at a path inside, over what is there.
+    pub fn file(self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Self {
+        self.mount(Mount::File { path: path.as_ref().into(), data: Arc::from(content.as_ref()) })
+    }
+
+    /// Makes a symbolic link to `target` at `link`, a path inside. If the same link is there, it stays.
+    pub fn symlink(self, target: impl AsRef<Path>, link: impl AsRef<Path>) -> Self {
+        self.mount(Mount::Symlink { target: target.as_ref().into(), link: link.as_ref().into() })
+    }
+
+    /// Hides a file or directory inside behind an empty, read-only one. What does not exist needs no mask.
+    pub fn mask(self, path: impl AsRef<Path>) -> Self {
+        self.mount(Mount::Mask(path.as_ref().into()))
+    }
+
+    fn mount(mut self, mount: Mount) -> Self {
+        self.mounts.push(mount);
+        self
+    }
+
+    /// Sets the namespaces that the sandbox has of its own. The default is [`Namespaces::default`]: all but time.
+    pub fn namespaces(mut self, namespaces: Namespaces) -> Self {
+        self.namespaces = Some(namespaces);
+        self
+    }
+
+    /// Adds a line to the map of user ids. Without any, the program's user is the caller, and no other id exists.
+    ///
+    /// A caller without privilege can map more than itself only to ids that `/etc/subuid` gives it, and needs
+    /// newuidmap(1) from Debian's package `uidmap` for that. Root can map any. Needs [`Namespaces::USER`].
+    pub fn uid_map(mut self, line: IdMap) -> Self {
+        self.ids.uid_map.push(line);
+        self
+    }
+
+    /// Adds a line to the map of group ids: as [`uid_map`](Sandbox::uid_map), with `/etc/subgid`.
+    pub fn gid_map(mut self, line: IdMap) -> Self {
+        self.ids.gid_map.push(line);
+        self
+    }
+
+    /// Sets the ids, as seen inside, that the program runs as. They must be mapped; with no map, they are mapped to the
+    /// caller.
+    ///
+    /// The default is the caller's own, or the first of the map if that has not the caller.
+    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+        self.ids.user = Some((uid, gid));
+        self
+    }
+
+    /// Sets the host name inside: 1 to 64 printable characters. The default is `belljar`. Needs [`Namespaces::UTS`].
+    pub fn hostname(mut self, name: impl Into<String>) -> Self {
+        self.hostname = Some(name.into());
+        self
+    }
+
+    /// Sets the network. The default is [`Network::None`] with [`Namespaces::NET`], and the host's without it;
+    /// [`Network::Host`] alone leaves that namespace out.
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// Starts a command line: `program` is a path inside, or a name that is looked for in the program's `PATH`, inside.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        Command::new(self.clone(), program.as_ref())
+    }
+}

@@ -1,0 +1,155 @@
+//! What a failed start is told as: the parent owns the words.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Layer};
+use crate::host;
+use crate::plan::{Fault, Operand, Plan, Step, hint, os};
+use crate::postfork::Report;
+use crate::sys::Ended;
+
+/// A step that the child reports as failed.
+pub(super) fn step(plan: &Plan, report: &Report, fault: Fault) -> Error {
+    let Some(step) = plan.steps.get(report.step()) else {
+        return Error::os(Layer::Process, "set up", fault.errno);
+    };
+    if let Step::Exec { candidates, .. } = step {
+        return exec(step, candidates, report, fault);
+    }
+    let mut error = Error::os(step.layer(), step.to_string(), fault.errno);
+    if let Some(path) = step.path(fault.operand) {
+        error = error.with_path(path);
+    }
+    match hint(step, fault) {
+        Some(hint) => error.with_hint(hint),
+        None => user_namespace(error, step, fault.errno),
+    }
+}
+
+/// A process that could not be cloned.
+pub(super) fn failed(plan: &Plan, clone: usize, errno: i32) -> Error {
+    match plan.steps.get(clone) {
+        None => Error::os(Layer::Namespaces, "clone", errno),
+        Some(step) => user_namespace(Error::os(step.layer(), step.to_string(), errno), step, errno),
+    }
+}
+
+/// A process that has ended in the middle of a step, which no step can do by itself.
+pub(super) fn died(plan: &Plan, step: usize, ended: Option<Ended>) -> Error {
+    let words = plan.steps.get(step).map_or("set up".to_owned(), Step::to_string);
+    let layer = plan.steps.get(step).map_or(Layer::Process, Step::layer);
+    let cause = match ended {
+        Some(ended) => format!("a signal ended the process: {}", ended.status),
+        None => "somebody else has reaped the process".to_owned(),
+    };
+    Error::new(layer, ErrorKind::Os, words, cause)
+}
+
+/// Adds why the host forbids user namespaces, if that is what the error looks like.
+fn user_namespace(error: Error, step: &Step, errno: i32) -> Error {
+    let makes = match step {
+        Step::Clone { namespaces, .. } => namespaces & libc::CLONE_NEWUSER as u64 != 0,
+        Step::WriteProc { layer: Layer::Ids, .. } | Step::Private | Step::Workspace => true,
+        _ => false,
+    };
+    match makes.then(|| host::why_no_user_namespace(errno)).flatten() {
+        Some(denied) => error.with_kind(ErrorKind::Unsupported).with_hint(denied),
+        None => error,
+    }
+}
+
+/// A program that could not be executed.
+fn exec(step: &Step, candidates: &[std::ffi::CString], report: &Report, fault: Fault) -> Error {
+    let (index, head) = report.candidate();
+    let path = candidates.get(index).map(|path| os(path));
+    let error = Error::os(Layer::Exec, step.to_string(), fault.errno);
+    let error = match path.filter(|_| !head.is_empty() || fault.errno != libc::ENOENT) {
+        Some(path) => error.with_path(path),
+        None => match step.path(Operand::Call) {
+            Some(path) => error.with_path(path),
+            None => error,
+        },
+    };
+    match exec_hint(fault.errno, &head) {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+fn exec_hint(errno: i32, head: &[u8]) -> Option<String> {
+    let needed = interpreter(head);
+    let shown = needed.map(|path| Path::new(std::ffi::OsStr::from_bytes(path)).display().to_string());
+    let hint = match (errno, head.first(), shown) {
+        (libc::ENOENT, Some(_), Some(needed)) if head.starts_with(b"#!") => {
+            format!("the interpreter {needed} of the script, or what that needs to start, is missing inside")
+        }
+        (libc::ENOENT, Some(_), Some(needed)) => format!("the ELF loader {needed} is missing inside"),
+        (libc::ENOENT, Some(_), None) => "the program is there, but its interpreter is missing inside".to_owned(),
+        (libc::ENOENT, None, _) => "the program is looked for inside the sandbox: there is no such file".to_owned(),
+        (libc::EACCES, ..) => "it is no file with execute permission, or lies on a file system without".to_owned(),
+        (libc::ENOEXEC, ..) => "it is neither a program for this processor nor a script with a #! line".to_owned(),
+        (libc::ELOOP, ..) => "it leads over too many links or interpreters".to_owned(),
+        (libc::E2BIG, ..) => "arguments and environment are too long".to_owned(),
+        _ => return None,
+    };
+    Some(hint)
+}
+
+/// The interpreter that the start of a program names: of a script (execve(2)) or of an ELF file (elf(5)).
+fn interpreter(head: &[u8]) -> Option<&[u8]> {
+    if let Some(line) = head.strip_prefix(b"#!") {
+        let line = line.split(|byte| *byte == b'\n').next()?;
+        return line.split(|byte| *byte == b' ' || *byte == b'\t').find(|word| !word.is_empty());
+    }
+    if !head.starts_with(b"\x7fELF\x02") {
+        return None;
+    }
+    const PT_INTERP: u64 = 3;
+    let number = |at: usize, length: usize| {
+        let bytes = head.get(at..at.checked_add(length)?)?;
+        Some(bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let (table, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    for index in 0..count {
+        let header = usize::try_from(table.checked_add(index.checked_mul(size)?)?).ok()?;
+        if number(header, 4)? == PT_INTERP {
+            let start = usize::try_from(number(header.checked_add(8)?, 8)?).ok()?;
+            let length = usize::try_from(number(header.checked_add(32)?, 8)?).ok()?;
+            let path = head.get(start..start.checked_add(length)?)?;
+            return path.split(|byte| *byte == 0).next();
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpreters_of_scripts_and_programs_are_found() {
+        assert_eq!(interpreter(b"#! /usr/bin/env python3\nx"), Some(&b"/usr/bin/env"[..]));
+        assert_eq!(interpreter(b"#!/bin/sh"), Some(&b"/bin/sh"[..]));
+        assert_eq!(interpreter(b"#!\n"), None);
+        assert_eq!(interpreter(b"\x7fELF\x02"), None);
+        assert_eq!(interpreter(b"hello"), None);
+        let sh = std::fs::read(std::fs::canonicalize("/bin/sh").unwrap()).unwrap();
+        let loader = interpreter(&sh[..4096]).unwrap();
+        assert!(Path::new(std::ffi::OsStr::from_bytes(loader)).exists());
+    }
+
+    #[test]
+    fn a_hostile_header_is_no_more_than_unknown() {
+        let mut head = std::fs::read(std::fs::canonicalize("/bin/sh").unwrap()).unwrap();
+        head.truncate(4096);
+        for at in 0..512 {
+            for value in [0, 0x7f, 0xff] {
+                let mut head = head.clone();
+                head[at] = value;
+                let _ = interpreter(&head);
+            }
+            let _ = interpreter(&head[..at]);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Starting the processes of a plan, and owning them.
+
+mod diagnosis;
+mod holder;
+mod process;
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
+
+use crate::child::{Child, Parts};
+use crate::error::{Error, Layer, Result};
+use crate::plan::{Given, Launch, Plan, Step};
+use crate::postfork::{self, Context, Report};
+use crate::sys::{self, Errno, Shared, SignalSet, Stack};
+
+pub(crate) use process::{Cell, Process};
+
+/// Carries a plan out.
+pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
+    let mut wiring = Wiring::open(plan)?;
+    let init = sys::init_image();
+    let own = own_devices(plan);
+    let context = Context { lifeline: -1, init: &init, holder: -1, cell: -1, given: &wiring.numbers(), own: &own };
+    let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &init)).transpose()?;
+    let context = Context { holder: holder.as_ref().map_or(-1, |cell| cell.init().as_fd().as_raw_fd()), ..context };
+    let (cell, program) = match &plan.cell {
+        None => (None, launch(plan, &plan.program, &context)?),
+        Some(cell) => {
+            let (inner, outer) = lifeline()?;
+            let context = Context { lifeline: inner.as_raw_fd(), ..context };
+            let cell = Cell::new(launch(plan, cell, &context)?, outer);
+            let context = Context { cell: cell.init().as_fd().as_raw_fd(), ..context };
+            let program = launch(plan, &plan.program, &context)?;
+            cell.started().map_err(|Errno(errno)| Error::os(Layer::Process, "tell init", errno))?;
+            (Some(cell), program)
+        }
+    };
+    let host_peak = sys::own_peak_memory();
+    Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak }))
+}
+
+/// A place for every file system that the plan makes.
+fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
+    let makes = |step: &&Step| matches!(step, Step::RootEmpty | Step::RootLayered { .. } | Step::Tmpfs { .. });
+    plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// Starts one process of the plan, and returns when it has executed its program.
+fn launch(plan: &Plan, launch: &Launch, context: &Context<'_>) -> Result<Process> {
+    let failed = |Errno(errno)| Error::os(Layer::Process, "mmap", errno);
+    let report = Shared::<Report>::new().map_err(failed)?;
+    let stack = Stack::new().map_err(failed)?;
+    let blocked = BlockedSignals::new();
+    let cloned = match launch.enter.is_empty() {
+        true => postfork::clone_body(plan, launch, context, &report, &stack, 0)
+            .map(|cloned| Process::new(cloned.pid, cloned.pidfd.into())),
+        false => enter(plan, launch, context, &report, &stack),
+    };
+    drop(blocked);
+    match cloned {
+        Err(Errno(errno)) => Err(diagnosis::failed(plan, launch.clone, errno)),
+        Ok(process) => check(plan, launch, &report, process),
+    }
+}
+
+/// Has a go-between enter namespaces and clone the process there.
+fn enter(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report, stack: &Stack) -> sys::Result<Process> {
+    let inner = Stack::new()?;
+    let go_between = postfork::clone_entry(plan, launch, context, report, [stack, &inner])?;
+    // It has exited: it is reaped by whom it was cloned, and by nobody else.
+    let _ = sys::wait(sys::Target::Pid(go_between.pid), 0);
+    match report.cloned() {
+        Some((pid, pidfd)) => Ok(Process::from_raw(pid, pidfd)),
+        None => Err(Errno(report.fault().map_or(libc::ECHILD, |fault| fault.errno))),
+    }
+}
+
+/// Tells a process that has executed its program from one that has failed before.
+fn check(plan: &Plan, launch: &Launch, report: &Report, process: Process) -> Result<Process> {
+    let executing = report.step() + 1 == launch.body.end;
+    if executing && report.fault().is_none() {
+        return Ok(process);
+    }
+    let ended = process.wait(0);
+    match report.fault() {
+        Some(fault) => Err(diagnosis::step(plan, report, fault)),
+        // A signal from outside, or the out-of-memory killer: no step has failed.
+        None => Err(diagnosis::died(plan, report.step(), ended.ok().flatten())),
+    }
+}
+
+/// Blocks every signal in the calling thread, so that no handler of the host's runs in a child that shares its memory.
+struct BlockedSignals(SignalSet);
+
+impl BlockedSignals {
+    fn new() -> Self {
+        Self(sys::set_signal_mask(SignalSet::MAX).unwrap_or_default())
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        let _ = sys::set_signal_mask(self.0);
+    }
+}
+
+/// The descriptors for the program, opened, and the host's ends of its pipes.
+struct Wiring {
+    given: Vec<Opened>,
+    streams: [Option<OwnedFd>; 3],
+}
+
+/// A descriptor that the child puts in its place.
+enum Opened {
+    Own(OwnedFd),
+    Callers(std::sync::Arc<OwnedFd>),
+}
+
+impl Wiring {
+    fn open(plan: &Plan) -> Result<Self> {
+        let mut wiring = Wiring { given: Vec::new(), streams: [None, None, None] };
+        let targets: Vec<RawFd> = plan.steps.iter().filter_map(target).collect();
+        let installs = plan.steps.iter().filter_map(|step| match step {
+            Step::Install { given, fd, .. } => Some((plan.given.get(*given)?, *fd)),
+            _ => None,
+        });
+        for (given, fd) in installs {
+            let opened = wiring.open_one(given, fd)?;
+            let clear = clear_of(opened, &targets).map_err(|errno| failed(fd, errno as i32))?;
+            wiring.given.push(clear);
+        }
+        Ok(wiring)
+    }
+
+    fn open_one(&mut self, given: &Given, fd: RawFd) -> Result<Opened> {
+        match given {
+            Given::Fd(fd) => Ok(Opened::Callers(fd.clone())),
+            Given::Null { write } => {
+                let null = File::options().read(!write).write(*write).open("/dev/null");
+                let error = |error: std::io::Error| failed(fd, error.raw_os_error().unwrap_or(libc::EIO));
+                null.map(|file| Opened::Own(file.into())).map_err(|e| error(e).with_path("/dev/null"))
+            }
+            Given::Pipe { write } => {
+                let (read_end, write_end) = pipe()?;
+                let (inside, outside) = if *write { (write_end, read_end) } else { (read_end, write_end) };
+                if let Some(stream) = usize::try_from(fd).ok().and_then(|fd| self.streams.get_mut(fd)) {
+                    *stream = Some(outside);
+                }
+                Ok(Opened::Own(inside))
+            }
+        }
+    }
+
+    fn numbers(&self) -> Vec<RawFd> {
+        self.given.iter().map(|fd| fd.as_fd().as_raw_fd()).collect()
+    }
+
+    fn streams(&mut self) -> [Option<OwnedFd>; 3] {
+        std::mem::take(&mut self.streams)
+    }
+}
+
+impl AsFd for Opened {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Opened::Own(fd) => fd.as_fd(),
+            Opened::Callers(fd) => fd.as_fd(),
+        }
+    }
+}
+
+fn failed(fd: RawFd, errno: i32) -> Error {
+    Error::os(Layer::Fds, format!("fd {fd}"), errno)
+}
+
+/// The number that a step fills.
+fn target(step: &Step) -> Option<RawFd> {
+    match step {
+        Step::Install { fd, .. } | Step::Inherit { fd } => Some(*fd),
+        _ => None,
+    }
+}
+
+/// Moves a descriptor out of the way of those that the child will fill, so that their order does not matter.
+fn clear_of(opened: Opened, targets: &[RawFd]) -> nix::Result<Opened> {
+    let mut opened = opened;
+    while targets.contains(&opened.as_fd().as_raw_fd()) {
+        let next = opened.as_fd().as_raw_fd() + 1;
+        opened = Opened::Own(duplicate_from(opened.as_fd(), next)?);
+    }
+    Ok(opened)
+}
+
+#[allow(unsafe_code)]
+fn duplicate_from(fd: BorrowedFd<'_>, first: RawFd) -> nix::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let new = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(first))?;
+    // SAFETY: The kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// The two ends of a lifeline: for init, and for the host. A socket, because writing to one raises no SIGPIPE.
+fn lifeline() -> Result<(OwnedFd, OwnedFd)> {
+    let failed = |error: std::io::Error| Error::os(Layer::Fds, "socketpair", error.raw_os_error().unwrap_or(libc::EIO));
+    let (inner, outer) = UnixStream::pair().map_err(failed)?;
+    Ok((above_streams(inner.into())?, above_streams(outer.into())?))
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::os(Layer::Fds, "pipe", errno as i32))?;
+    Ok((above_streams(read)?, above_streams(write)?))
+}
+
+/// Moves a descriptor away from 0, 1 and 2, where a host that has closed them gets its new ones, and which children
+/// fill.
+fn above_streams(fd: OwnedFd) -> Result<OwnedFd> {
+    match fd.as_raw_fd() {
+        0..=2 => duplicate_from(fd.as_fd(), 3).map_err(|errno| Error::os(Layer::Fds, "dup", errno as i32)),
+        _ => Ok(fd),
+    }
+}

@@ -1,0 +1,96 @@
+//! Owning processes: by pidfd, so that no process id is ever mistaken for another.
+
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::sys::{self, Ended};
+
+/// A child of the host process. Dropping it does not end it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: libc::pid_t,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    pub(super) fn new(pid: libc::pid_t, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd }
+    }
+
+    /// Takes over what a go-between has cloned.
+    #[allow(unsafe_code)]
+    pub(super) fn from_raw(pid: libc::pid_t, pidfd: RawFd) -> Self {
+        // SAFETY: The go-between has made the descriptor in the table that it shares with this process, and given it up.
+        Self { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }
+    }
+
+    /// Waits for the end with waitid(2), and reaps.
+    pub(crate) fn wait(&self, options: i32) -> sys::Result<Option<Ended>> {
+        sys::wait(sys::Target::Pidfd(self.as_fd()), options)
+    }
+
+    pub(crate) fn kill(&self) -> sys::Result<()> {
+        sys::pidfd_send_signal(self.as_fd(), libc::SIGKILL)
+    }
+
+    /// The wait status, though somebody else has reaped the process.
+    pub(crate) fn exit_info(&self) -> sys::Result<i32> {
+        sys::exit_info(self.as_fd())
+    }
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// Namespaces kept alive by an init. Dropping it ends every process in them, and waits for that.
+///
+/// The program must be reaped first: init ends when all other processes of its namespace are gone.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    init: Process,
+    lifeline: Option<OwnedFd>,
+    detached: bool,
+}
+
+/// What the host tells init on the lifeline; the byte itself says nothing.
+const BYTE: &[u8] = b".";
+
+impl Cell {
+    pub(super) fn new(init: Process, lifeline: OwnedFd) -> Self {
+        Self { init, lifeline: Some(lifeline), detached: false }
+    }
+
+    pub(crate) fn init(&self) -> &Process {
+        &self.init
+    }
+
+    /// Tells init that the program runs as process 2.
+    pub(super) fn started(&self) -> sys::Result<()> {
+        self.tell()
+    }
+
+    /// Tells init to mind the program alone, and gives the cell up.
+    pub(crate) fn detach(mut self) -> sys::Result<()> {
+        let told = self.tell();
+        self.detached = told.is_ok();
+        told
+    }
+
+    fn tell(&self) -> sys::Result<()> {
+        let Some(lifeline) = &self.lifeline else { return Ok(()) };
+        sys::send(lifeline.as_fd(), BYTE)
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        if self.detached {
+            return;
+        }
+        let _ = self.init.kill();
+        drop(self.lifeline.take());
+        let _ = self.init.wait(0);
+    }
+}

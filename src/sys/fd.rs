@@ -1,0 +1,184 @@
+//! Descriptors, and files by descriptor.
+
+use core::ffi::{CStr, c_int};
+use core::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use super::{Errno, Result, call, ptr, raw};
+
+/// An owned descriptor that is closed by the raw call: `OwnedFd` closes through libc, which may write `errno`.
+#[derive(Debug)]
+pub(crate) struct Fd(RawFd);
+
+impl Fd {
+    pub(super) fn new(result: usize) -> Self {
+        Fd(result as RawFd)
+    }
+
+    /// Gives the descriptor up without closing it.
+    pub(crate) fn into_raw(self) -> RawFd {
+        let fd = self.0;
+        core::mem::forget(self);
+        fd
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: The descriptor is open for as long as `self` lives, and is not -1.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // SAFETY: The descriptor is owned here, and not used again.
+        let _ = unsafe { call(libc::SYS_close, [self.0 as usize]) };
+    }
+}
+
+impl From<Fd> for OwnedFd {
+    fn from(fd: Fd) -> OwnedFd {
+        // SAFETY: `into_raw` hands the ownership over.
+        unsafe { OwnedFd::from_raw_fd(fd.into_raw()) }
+    }
+}
+
+impl From<OwnedFd> for Fd {
+    fn from(fd: OwnedFd) -> Fd {
+        Fd(fd.into_raw_fd())
+    }
+}
+
+/// Borrows a descriptor that the caller knows by its number.
+pub(crate) fn borrow<'a>(fd: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: A wrong number makes the calls that get it fail with EBADF; nothing in memory depends on it. Only
+    // -1 is not allowed, and 0 cannot be mistaken for it.
+    unsafe { BorrowedFd::borrow_raw(fd.max(0)) }
+}
+
+/// `struct open_how` of openat2(2).
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// openat2(2), closed on exec.
+pub(crate) fn openat2(dir: BorrowedFd<'_>, path: &CStr, flags: c_int, mode: u32, resolve: u64) -> Result<Fd> {
+    let flags = (flags | libc::O_CLOEXEC) as u64;
+    let how = OpenHow { flags, mode: mode.into(), resolve };
+    let args = [raw(dir), ptr(path), &raw const how as usize, size_of::<OpenHow>()];
+    // SAFETY: `path` ends in a zero byte, `how` outlives the call and its size is given; both are only read.
+    unsafe { call(libc::SYS_openat2, args) }.map(Fd::new)
+}
+
+/// dup3(2) without `O_CLOEXEC`: `target` is left open across exec.
+pub(crate) fn dup_to(source: BorrowedFd<'_>, target: RawFd) -> Result<()> {
+    // SAFETY: No pointers. The descriptor table is the child's own.
+    unsafe { call(libc::SYS_dup3, [raw(source), target as usize, 0]) }.map(drop)
+}
+
+/// Leaves `fd` open across exec.
+pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_SETFD as usize, 0]) }.map(drop)
+}
+
+/// close_range(2): closes `first` to `last`, both included.
+pub(crate) fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: No pointers. The descriptor table is the child's own, and what it closes is not used again.
+    unsafe { call(libc::SYS_close_range, [first as usize, last as usize, 0]) }.map(drop)
+}
+
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: has exec close `first` and everything above.
+pub(crate) fn close_on_exec(first: u32) -> Result<()> {
+    let args = [first as usize, u32::MAX as usize, libc::CLOSE_RANGE_CLOEXEC as usize];
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_close_range, args) }.map(drop)
+}
+
+/// write(2), until all is written.
+pub(crate) fn write_all(fd: BorrowedFd<'_>, mut data: &[u8]) -> Result<()> {
+    while !data.is_empty() {
+        // SAFETY: The kernel reads at most `data.len()` bytes of `data`.
+        match unsafe { call(libc::SYS_write, [raw(fd), data.as_ptr() as usize, data.len()]) } {
+            Ok(0) => return Err(Errno(libc::EIO)),
+            Ok(written) => data = data.get(written..).unwrap_or_default(),
+            Err(Errno(libc::EINTR)) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// write(2), once.
+pub(crate) fn write_once(fd: BorrowedFd<'_>, data: &[u8]) -> Result<usize> {
+    // SAFETY: The kernel reads at most `data.len()` bytes of `data`.
+    unsafe { call(libc::SYS_write, [raw(fd), data.as_ptr() as usize, data.len()]) }
+}
+
+/// sendto(2) of all of `data`, which must fit the socket's buffer, without SIGPIPE.
+pub(crate) fn send(socket: BorrowedFd<'_>, data: &[u8]) -> Result<()> {
+    let flags = libc::MSG_NOSIGNAL as usize;
+    // SAFETY: The kernel reads at most `data.len()` bytes of `data`; there is no address.
+    unsafe { call(libc::SYS_sendto, [raw(socket), data.as_ptr() as usize, data.len(), flags, 0, 0]) }.map(drop)
+}
+
+/// pread(2): returns how many bytes were read.
+pub(crate) fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let args = [raw(fd), buffer.as_mut_ptr() as usize, buffer.len(), offset as usize];
+    // SAFETY: The kernel writes at most `buffer.len()` bytes into `buffer`.
+    unsafe { call(libc::SYS_pread64, args) }
+}
+
+/// mkdirat(2).
+pub(crate) fn mkdirat(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
+    // SAFETY: `name` ends in a zero byte and is only read.
+    unsafe { call(libc::SYS_mkdirat, [raw(dir), ptr(name), mode as usize]) }.map(drop)
+}
+
+/// symlinkat(2).
+pub(crate) fn symlinkat(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+    // SAFETY: Both strings end in a zero byte and are only read.
+    unsafe { call(libc::SYS_symlinkat, [ptr(target), raw(dir), ptr(name)]) }.map(drop)
+}
+
+/// Tells whether `name` in `dir` is a symbolic link to exactly `target`: readlinkat(2).
+pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool {
+    let mut buffer = [0_u8; libc::PATH_MAX as usize];
+    let args = [raw(dir), ptr(name), buffer.as_mut_ptr() as usize, buffer.len()];
+    // SAFETY: `name` ends in a zero byte; the kernel writes at most `buffer.len()` bytes into `buffer`.
+    let read = unsafe { call(libc::SYS_readlinkat, args) };
+    read.is_ok_and(|length| buffer.get(..length) == Some(target.to_bytes()))
+}
+
+/// What [`fstat`] tells of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stat {
+    pub(crate) device: u64,
+    pub(crate) mode: u32,
+}
+
+impl Stat {
+    pub(crate) fn is_dir(self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+}
+
+/// fstat(2).
+pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: The kernel writes one `struct stat`, which is what libc's type is on 64-bit processors.
+    unsafe { call(libc::SYS_fstat, [raw(fd), stat.as_mut_ptr() as usize]) }?;
+    // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
+    let stat = unsafe { stat.assume_init() };
+    Ok(Stat { device: stat.st_dev, mode: stat.st_mode })
+}
+
+/// fchdir(2).
+pub(crate) fn fchdir(dir: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_fchdir, [raw(dir)]) }.map(drop)
+}

@@ -1,0 +1,355 @@
+//! What a process is: namespaces, identity, limits, signals, and its end.
+
+use core::ffi::{CStr, c_int, c_ulong};
+use core::mem::{MaybeUninit, size_of, zeroed};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::{CStringArray, Errno, Fd, Result, call, ptr, raw};
+
+/// The capability numbers that [`drop_bounding_set`] tries: 64 bits is what the kernel's sets hold.
+const CAPABILITIES: usize = 64;
+
+/// setns(2), by the pidfd of a process that is in the namespaces.
+pub(crate) fn setns(process: BorrowedFd<'_>, namespaces: u64) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_setns, [raw(process), namespaces as usize]) }.map(drop)
+}
+
+/// unshare(2).
+pub(crate) fn unshare(namespaces: u64) -> Result<()> {
+    // SAFETY: No pointers; no flag here takes memory away from the process.
+    unsafe { call(libc::SYS_unshare, [namespaces as usize]) }.map(drop)
+}
+
+/// sethostname(2).
+pub(crate) fn sethostname(name: &CStr) -> Result<()> {
+    // SAFETY: The kernel reads as many bytes as are given.
+    unsafe { call(libc::SYS_sethostname, [ptr(name), name.to_bytes().len()]) }.map(drop)
+}
+
+/// setdomainname(2).
+pub(crate) fn setdomainname(name: &CStr) -> Result<()> {
+    // SAFETY: The kernel reads as many bytes as are given.
+    unsafe { call(libc::SYS_setdomainname, [ptr(name), name.to_bytes().len()]) }.map(drop)
+}
+
+/// Brings the loopback interface up: socket(2), then ioctl(2) with `SIOCSIFFLAGS` (netdevice(7)).
+pub(crate) fn loopback_up() -> Result<()> {
+    let kind = (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize;
+    // SAFETY: No pointers.
+    let socket = Fd::new(unsafe { call(libc::SYS_socket, [libc::AF_INET as usize, kind, 0]) }?);
+    // SAFETY: All zeroes is a value of this plain structure.
+    let mut request: libc::ifreq = unsafe { zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from as _;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as _;
+    let args = [raw(socket.as_fd()), libc::SIOCSIFFLAGS as usize, &raw const request as usize];
+    // SAFETY: This request reads one `struct ifreq`, which outlives the call.
+    unsafe { call(libc::SYS_ioctl, args) }.map(drop)
+}
+
+/// setgroups(2) with an empty list.
+pub(crate) fn drop_groups() -> Result<()> {
+    // SAFETY: With a length of 0 the kernel reads nothing.
+    unsafe { call(libc::SYS_setgroups, [0, 0]) }.map(drop)
+}
+
+/// setresgid(2), all three.
+pub(crate) fn setgid(id: u32) -> Result<()> {
+    // SAFETY: No pointers. The raw call changes this process alone; libc's would change every thread of it.
+    unsafe { call(libc::SYS_setresgid, [id as usize; 3]) }.map(drop)
+}
+
+/// setresuid(2), all three.
+pub(crate) fn setuid(id: u32) -> Result<()> {
+    // SAFETY: No pointers. The raw call changes this process alone; libc's would change every thread of it.
+    unsafe { call(libc::SYS_setresuid, [id as usize; 3]) }.map(drop)
+}
+
+/// setsid(2).
+pub(crate) fn setsid() -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_setsid, []) }.map(drop)
+}
+
+/// umask(2).
+pub(crate) fn umask(mask: u32) {
+    // SAFETY: No pointers. The mask belongs to this process: it was cloned without `CLONE_FS`.
+    let _ = unsafe { call(libc::SYS_umask, [mask as usize]) };
+}
+
+/// `struct sched_attr` of sched_setattr(2), as it was first.
+#[repr(C)]
+#[derive(Default)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// sched_setattr(2): `SCHED_OTHER` with this nice value.
+pub(crate) fn set_nice(nice: i32) -> Result<()> {
+    let attr = SchedAttr { size: size_of::<SchedAttr>() as u32, nice, ..SchedAttr::default() };
+    // SAFETY: `attr` outlives the call and names its own size; the kernel only reads it.
+    unsafe { call(libc::SYS_sched_setattr, [0, &raw const attr as usize, 0]) }.map(drop)
+}
+
+/// ioprio_set(2): the default class, which follows the nice value.
+pub(crate) fn reset_io_priority() -> Result<()> {
+    const IOPRIO_WHO_PROCESS: usize = 1;
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_ioprio_set, [IOPRIO_WHO_PROCESS, 0, 0]) }.map(drop)
+}
+
+/// sched_setaffinity(2): every processor that the cpuset allows.
+pub(crate) fn reset_affinity() -> Result<()> {
+    let all = [u64::MAX; 128];
+    // SAFETY: The kernel reads as many bytes of `all` as are given.
+    unsafe { call(libc::SYS_sched_setaffinity, [0, size_of::<[u64; 128]>(), all.as_ptr() as usize]) }.map(drop)
+}
+
+/// personality(2): plain Linux, with no flags.
+pub(crate) fn reset_personality() -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_personality, [0]) }.map(drop)
+}
+
+/// prlimit(2) of this process: at most `soft` and `hard`, where the hard limit in force is lower.
+pub(crate) fn lower_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let args = [0, resource as usize, 0, &raw mut limit as usize];
+    // SAFETY: The kernel writes one `struct rlimit64`.
+    unsafe { call(libc::SYS_prlimit64, args) }?;
+    let hard = hard.min(limit.rlim_max);
+    let limit = libc::rlimit64 { rlim_cur: soft.min(hard), rlim_max: hard };
+    let args = [0, resource as usize, &raw const limit as usize, 0];
+    // SAFETY: The kernel reads one `struct rlimit64`, which outlives the call.
+    unsafe { call(libc::SYS_prlimit64, args) }.map(drop)
+}
+
+/// rt_sigaction(2): the default action for every signal.
+pub(crate) fn default_signals() -> Result<()> {
+    for signal in 1..=64 {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            set_action(signal, libc::SIG_DFL)?;
+        }
+    }
+    Ok(())
+}
+
+/// rt_sigaction(2): children are reaped by the kernel.
+pub(crate) fn ignore_children() -> Result<()> {
+    set_action(libc::SIGCHLD, libc::SIG_IGN)
+}
+
+fn set_action(signal: c_int, handler: libc::sighandler_t) -> Result<()> {
+    // The kernel's `struct sigaction`: handler, flags, restorer, mask; 32 bytes on both processors.
+    let action = [handler as u64, 0, 0, 0];
+    // SAFETY: The kernel reads one of its `struct sigaction`, and writes nothing. The table of actions belongs
+    // to this process: it was cloned without `CLONE_SIGHAND`.
+    unsafe { call(libc::SYS_rt_sigaction, [signal as usize, action.as_ptr() as usize, 0, 8]) }.map(drop)
+}
+
+/// A set of signals as the kernel has it.
+pub(crate) type SignalSet = u64;
+
+/// rt_sigprocmask(2) with `SIG_SETMASK`, of the calling thread; returns the old mask.
+///
+/// libc's would leave out the signals that it keeps for itself.
+pub(crate) fn set_signal_mask(mask: SignalSet) -> Result<SignalSet> {
+    let mut old: SignalSet = 0;
+    let args = [libc::SIG_SETMASK as usize, &raw const mask as usize, &raw mut old as usize, 8];
+    // SAFETY: The kernel reads one set of 8 bytes and writes another.
+    unsafe { call(libc::SYS_rt_sigprocmask, args) }?;
+    Ok(old)
+}
+
+fn prctl(option: c_int, args: [usize; 4]) -> Result<usize> {
+    let [a, b, c, d] = args;
+    // SAFETY: The options used in this file take no pointers.
+    unsafe { call(libc::SYS_prctl, [option as usize, a, b, c, d]) }
+}
+
+/// prctl(2) with `PR_SET_TIMERSLACK`.
+pub(crate) fn set_timer_slack(nanoseconds: c_ulong) -> Result<()> {
+    prctl(libc::PR_SET_TIMERSLACK, [nanoseconds as usize, 0, 0, 0]).map(drop)
+}
+
+/// prctl(2) with `PR_SET_NO_NEW_PRIVS`.
+pub(crate) fn no_new_privs() -> Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop)
+}
+
+/// prctl(2) with `PR_SET_SECUREBITS`.
+pub(crate) fn set_securebits(bits: c_ulong) -> Result<()> {
+    prctl(libc::PR_SET_SECUREBITS, [bits as usize, 0, 0, 0]).map(drop)
+}
+
+/// prctl(2) with `PR_CAP_AMBIENT_CLEAR_ALL`.
+pub(crate) fn clear_ambient_set() -> Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as usize, 0, 0, 0]).map(drop)
+}
+
+/// prctl(2) with `PR_CAPBSET_DROP`, for every capability that the kernel knows.
+pub(crate) fn drop_bounding_set() -> Result<()> {
+    for capability in 0..CAPABILITIES {
+        match prctl(libc::PR_CAPBSET_DROP, [capability, 0, 0, 0]) {
+            // The first number that the kernel does not know.
+            Err(Errno(libc::EINVAL)) if capability > 0 => break,
+            result => result?,
+        };
+    }
+    Ok(())
+}
+
+/// capset(2): no effective, permitted or inheritable capability.
+pub(crate) fn drop_capabilities() -> Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let none = [0_u32; 6];
+    // SAFETY: The kernel reads the header of 8 bytes and, for this version, two entries of 12 bytes.
+    unsafe { call(libc::SYS_capset, [header.as_ptr() as usize, none.as_ptr() as usize]) }.map(drop)
+}
+
+/// execve(2). Returns only to say why it failed.
+pub(crate) fn execve(path: &CStr, argv: &CStringArray, envp: &CStringArray) -> Errno {
+    let args = [ptr(path), argv.as_ptr() as usize, envp.as_ptr() as usize];
+    // SAFETY: All strings end in a zero byte and both arrays in a null pointer; the kernel only reads them.
+    unsafe { call(libc::SYS_execve, args) }.err().unwrap_or(Errno(libc::EIO))
+}
+
+/// execveat(2) of the file that `file` is. Returns only to say why it failed.
+pub(crate) fn fexecve(file: BorrowedFd<'_>, argv: &CStringArray, envp: &CStringArray) -> Errno {
+    let flags = libc::AT_EMPTY_PATH as usize;
+    let args = [raw(file), ptr(c""), argv.as_ptr() as usize, envp.as_ptr() as usize, flags];
+    // SAFETY: All strings end in a zero byte and both arrays in a null pointer; the kernel only reads them.
+    unsafe { call(libc::SYS_execveat, args) }.err().unwrap_or(Errno(libc::EIO))
+}
+
+/// exit_group(2).
+pub(crate) fn exit(status: c_int) -> ! {
+    loop {
+        // SAFETY: No pointers. The call does not return.
+        let _ = unsafe { call(libc::SYS_exit_group, [status as usize]) };
+    }
+}
+
+/// pidfd_send_signal(2).
+pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Result<()> {
+    // SAFETY: Without a siginfo the kernel reads nothing.
+    unsafe { call(libc::SYS_pidfd_send_signal, [raw(process), signal as usize, 0, 0]) }.map(drop)
+}
+
+/// What [`wait`] waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    /// The process that this pidfd stands for.
+    Pidfd(BorrowedFd<'a>),
+    /// The child with this id.
+    Pid(libc::pid_t),
+}
+
+/// How a process ended, with what it used.
+#[derive(Clone, Copy)]
+pub(crate) struct Ended {
+    /// `CLD_EXITED`, `CLD_KILLED` or `CLD_DUMPED`.
+    pub(crate) code: c_int,
+    /// The exit code, or the signal.
+    pub(crate) status: c_int,
+    /// The process, and the descendants that it has waited for.
+    pub(crate) usage: libc::rusage,
+}
+
+/// waitid(2) for the end of a child, whatever its exit signal: reaps it, blocking if `options` has no `WNOHANG`.
+/// None means that it has not ended.
+pub(crate) fn wait(target: Target<'_>, options: c_int) -> Result<Option<Ended>> {
+    let (kind, id) = match target {
+        Target::Pidfd(fd) => (libc::P_PIDFD, raw(fd)),
+        Target::Pid(pid) => (libc::P_PID, pid as usize),
+    };
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let options = (libc::WEXITED | libc::__WALL | options) as usize;
+    loop {
+        let args = [kind as usize, id, info.as_mut_ptr() as usize, options, usage.as_mut_ptr() as usize];
+        // SAFETY: The kernel writes one `siginfo_t` and one `struct rusage`.
+        match unsafe { call(libc::SYS_waitid, args) } {
+            Err(Errno(libc::EINTR)) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) => break,
+        }
+    }
+    // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: As above.
+    let usage = unsafe { usage.assume_init() };
+    // SAFETY: A siginfo that waitid has filled, or left all zeroes, has a pid.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: The same holds for the status.
+    let status = unsafe { info.si_status() };
+    Ok((pid != 0).then_some(Ended { code: info.si_code, status, usage }))
+}
+
+/// The wait status of a process that has ended and was reaped by somebody else: ioctl(2) with `PIDFD_GET_INFO`
+/// and `PIDFD_INFO_EXIT` (Linux 6.15).
+pub(crate) fn exit_info(process: BorrowedFd<'_>) -> Result<c_int> {
+    /// `struct pidfd_info` as it was first: 64 bytes.
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(PIDFS_IOCTL_MAGIC = 0xff, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: usize = 3 << 30 | size_of::<PidfdInfo>() << 16 | 0xff << 8 | 11;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let args = [raw(process), PIDFD_GET_INFO, &raw mut info as usize];
+    // SAFETY: The kernel reads and writes as much as the request says, which is the size of `info`.
+    unsafe { call(libc::SYS_ioctl, args) }?;
+    if info.mask & PIDFD_INFO_EXIT == 0 {
+        return Err(Errno(libc::ENODATA));
+    }
+    Ok(info.exit_code)
+}
+
+/// getrusage(2) of this process: its peak resident memory, in KiB.
+pub(crate) fn own_peak_memory() -> u64 {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: The kernel writes one `struct rusage`.
+    let _ = unsafe { call(libc::SYS_getrusage, [libc::RUSAGE_SELF as usize, usage.as_mut_ptr() as usize]) };
+    // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
+    let usage = unsafe { usage.assume_init() };
+    usage.ru_maxrss.unsigned_abs()
+}
+
+/// Maps `length` bytes of zeroes, in front of them a page that no access passes.
+pub(super) fn map_guarded(length: usize, flags: c_int) -> Result<*mut u8> {
+    let flags = (libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | flags) as usize;
+    let args = [0, length + PAGE, (libc::PROT_READ | libc::PROT_WRITE) as usize, flags, usize::MAX, 0];
+    // SAFETY: A new mapping, at an address that the kernel picks, takes no memory from anybody.
+    let base = unsafe { call(libc::SYS_mmap, args) }?;
+    // SAFETY: The first page of the mapping just made, which nothing uses.
+    if let Err(errno) = unsafe { call(libc::SYS_mprotect, [base, PAGE, libc::PROT_NONE as usize]) } {
+        unmap_guarded((base + PAGE) as *mut u8, length);
+        return Err(errno);
+    }
+    Ok((base + PAGE) as *mut u8)
+}
+
+/// Undoes [`map_guarded`].
+pub(super) fn unmap_guarded(start: *mut u8, length: usize) {
+    // SAFETY: The caller owns this mapping and has stopped using it.
+    let _ = unsafe { call(libc::SYS_munmap, [start as usize - PAGE, length + PAGE]) };
+}
+
+/// No processor here has smaller pages than 4 KiB; AArch64 may have them of 64 KiB.
+const PAGE: usize = 65536;

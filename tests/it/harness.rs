@@ -1,0 +1,114 @@
+//! What the tests share: programs to run, and looks at the host from outside.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use belljar::{Rootfs, Sandbox};
+
+/// Says why a test does not run here, and fails where everything has to.
+#[macro_export]
+macro_rules! skip {
+    ($($why:tt)*) => {{
+        let why = format!($($why)*);
+        eprintln!("SKIPPED: {}:{}: {why}", file!(), line!());
+        assert!(std::env::var_os("BELLJAR_TEST_REQUIRE").is_none(), "skipped, and everything has to run: {why}");
+        return;
+    }};
+}
+
+/// Whether the tests run as root: the suite is run twice.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: No arguments, and it never fails.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// A directory of this run that is gone with it, and that everybody may enter.
+pub(crate) fn temp_dir() -> tempfile::TempDir {
+    let dir = tempfile::Builder::new().prefix("belljar-test-").tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// The real path of a directory: a bind source has no links but the system's.
+pub(crate) fn real(path: impl AsRef<Path>) -> PathBuf {
+    path.as_ref().canonicalize().unwrap()
+}
+
+/// A word that no file of the host has, for canaries.
+pub(crate) fn token() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("canary-{:016x}{:016x}", random(), random())
+}
+
+/// The host's userland, with no network: what most tests run a shell in.
+pub(crate) fn host() -> Sandbox {
+    Sandbox::new().rootfs(Rootfs::host())
+}
+
+/// Runs a shell script in a sandbox, and returns what it wrote to standard output. It must succeed.
+pub(crate) fn sh(sandbox: &Sandbox, script: &str) -> String {
+    let output = sandbox.command("sh").args(["-ec", script]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.outcome.success(), "{script}: {:?}\n{stderr}", output.outcome);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Compiles a C program, once for each source in a run of the tests. Static: it runs in an empty root.
+pub(crate) fn compile_static(name: &str, source: &str) -> PathBuf {
+    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let dir = DIR.get_or_init(temp_dir);
+    let program = real(dir.path()).join(name);
+    if !program.exists() {
+        let code = dir.path().join(format!("{name}.c"));
+        fs::write(&code, source).unwrap();
+        let status = Command::new("cc").args(["-O1", "-static", "-pthread", "-o"]).arg(&program).arg(&code).status();
+        assert!(status.unwrap().success(), "cc compiles {name}");
+    }
+    program
+}
+
+/// A static program that does nothing.
+pub(crate) fn noop() -> PathBuf {
+    compile_static("noop", "int main(void) { return 0; }")
+}
+
+/// A sandbox with an empty root and one static program in it, at `/program`.
+pub(crate) fn with_program(program: &Path) -> Sandbox {
+    Sandbox::new().bind_ro(program, "/program")
+}
+
+/// The open descriptors of this process, with what they refer to.
+pub(crate) fn open_fds() -> BTreeSet<String> {
+    let entry = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let target = fs::read_link(&path).ok()?;
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        (!target.starts_with("/proc")).then(|| format!("{name} {}", target.display()))
+    };
+    fs::read_dir("/proc/self/fd").unwrap().filter_map(entry).collect()
+}
+
+/// The children of this process, zombies included: `pid (name) state`.
+pub(crate) fn children() -> Vec<String> {
+    let me = std::process::id().to_string();
+    let stat = |entry: std::io::Result<fs::DirEntry>| {
+        let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+        let (front, back) = stat.rsplit_once(')')?;
+        let mut fields = back.split_whitespace();
+        let (state, parent) = (fields.next()?, fields.next()?);
+        (parent == me).then(|| format!("{front}) {state}"))
+    };
+    fs::read_dir("/proc").unwrap().filter_map(stat).collect()
+}
+
+/// The mount table of this process.
+pub(crate) fn mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").unwrap()
+}

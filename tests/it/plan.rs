@@ -1,0 +1,1 @@
+//! Plans as golden tests: they run anywhere, and start nothing.
