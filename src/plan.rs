@@ -79,7 +79,7 @@ impl fmt::Display for Plan {
                 section = now;
                 writeln!(f, "{section}:")?;
             }
-            writeln!(f, "  {:<12}  {step}", step.layer().to_string())?;
+            writeln!(f, "  {:<12}  {step:#}", step.layer())?;
         }
         Ok(())
     }

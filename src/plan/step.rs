@@ -460,6 +460,10 @@ impl fmt::Display for Step {
             Step::NoNewPrivs => f.write_str("no_new_privs"),
             Step::Chdir { path } => write!(f, "chdir {}", Escaped(path)),
             Step::Signals => f.write_str("signals default"),
+            Step::Exec { program, argv, .. } if f.alternate() => {
+                let args: Vec<_> = argv.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+                write!(f, "execve {} {args:?}", Escaped(program))
+            }
             Step::Exec { program, .. } => write!(f, "execve {}", Escaped(program)),
         }
     }
