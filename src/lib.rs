@@ -1,4 +1,117 @@
-//! Runs a subprocess inside a container-grade sandbox, in-process and without root.
+//! Runs a subprocess inside a container-grade sandbox: what a container engine does with an image and a command, as
+//! one library call, in-process and without root.
+//!
+//! A container is a snapshot of some distribution's userland, run on the host's kernel, in isolation. This crate gives
+//! that to any program:
+//!
+//! ```
+//! use belljar::{Rootfs, Sandbox};
+//!
+//! // The host's userland, read-only; no network; nothing of $HOME, of the environment, of the open files.
+//! let output = Sandbox::new().rootfs(Rootfs::host()).command("id").output()?;
+//! assert!(output.outcome.success());
+//! # Ok::<(), belljar::Error>(())
+//! ```
+//!
+//! A policy is a plain value. It grows by what the program needs:
+//!
+//! ```no_run
+//! use belljar::{IdMap, Namespaces, Network, Rootfs, Sandbox, Stdio};
+//!
+//! let sandbox = Sandbox::new()                            // every namespace, an empty root, no network
+//!     .rootfs(Rootfs::dir("/srv/trixie"))                 // another distribution's userland, read-only
+//!     .bind("/home/me/project", "/work")                  // a directory of the host, to read and write
+//!     .bind_ro("/home/me/.cargo/registry", "/registry")   // and one to read, whatever is mounted below it
+//!     .tmpfs("/scratch")                                  // memory, bounded
+//!     .file("/etc/build.conf", "jobs = 2\n")              // content from the caller
+//!     .namespaces(Namespaces::all())                      // the time namespace too
+//!     .uid_map(IdMap::new(0, 1000, 1))                    // root inside is user 1000 outside
+//!     .gid_map(IdMap::new(0, 1000, 1))
+//!     .hostname("build")
+//!     .network(Network::Loopback);                        // 127.0.0.1 is the sandbox itself
+//!
+//! let mut child = sandbox.command("make")                 // looked for inside
+//!     .arg("test")
+//!     .env("CC", "gcc")                                   // the environment starts from a documented minimum
+//!     .current_dir("/work")
+//!     .stdout(Stdio::piped())
+//!     .spawn()?;                                          // Ok: it executes, inside, fully confined
+//! let outcome = child.wait()?;                            // the true status, and everything else inside has ended
+//! println!("{:?} after {:?}", outcome.cause(), outcome.usage().wall_time());
+//! # Ok::<(), belljar::Error>(())
+//! ```
+//!
+//! [`Command::plan`] prints every step that a start takes, and takes none; [`host::probe`] tells what a host can do.
+//!
+//! # What holds
+//!
+//! The adversary is arbitrary code as the program, in control of the root file system's content, of every file that it may
+//! write, of its output and its timing; not the caller's configuration. The kernel is taken as sound.
+//!
+//! - No file of the host is read or written but what was bound in, and /usr and the few files of /etc that
+//!   [`Rootfs::host`] names.
+//! - With [`Network::None`], the default, there is no network, abstract sockets included.
+//! - No signal, ptrace or IPC reaches the outside or another sandbox.
+//! - No privilege is gained: no capability in any set, no_new_privs, root inside is nobody special.
+//! - Everything inside dies with the handle, with the program, and with the host process; nothing is left on the host.
+//! - The outcome is true: it comes from the kernel, and nothing inside can forge it.
+//! - Of the host process's environment, descriptors, memory and arguments nothing can be seen.
+//!
+//! # What does not
+//!
+//! - A kernel with an exploitable bug, side channels and covert channels.
+//! - What the caller hands in: sockets, FIFOs and devices below a bind or passed as descriptors, also below
+//!   [`bind_ro`](Sandbox::bind_ro); terminal escapes in output that is printed raw.
+//! - Paths of bind sources can be read in `/proc/self/mountinfo`.
+//! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
+//!   nobody drop them there (user_namespaces(7)). Root's are dropped.
+//! - System calls are not filtered yet and Landlock is not used yet: the program may make user namespaces of its own,
+//!   and a program or an interpreter that is a link to `/proc/self/exe` makes the kernel execute the host's
+//!   own program file inside. Memory, processor time and the number of processes are not limited yet.
+//!
+//! # How it works
+//!
+//! The parent compiles the policy to a flat list of steps, each one system call or an open-use-close triple, with its
+//! arguments already in kernel form. The children only take steps; on failure they hand back `(step, errno)`, and the
+//! parent owns the words. A *cell* is a set of namespaces kept alive by its init; a *program* enters a cell:
+//!
+//! ```text
+//! Sandbox + Command ──compile()──▶ Plan { steps } ──spawn()──▶ children: run(steps) ─▶ exec
+//!    the caller's values   all validation, allocation, opens      failure: (step, errno) ─▶ Error
+//!
+//! host thread ──clone(VM|VFORK|NEW*)──▶ A: write id maps, build the root, pivot ──execveat(memfd)──▶ init, process 1
+//! host thread ──clone(VM|VFORK|FILES)─▶ C: setns(A) ──clone(VM|VFORK|PARENT)──▶ B: steps ──execve──▶ program, process 2
+//! ```
+//!
+//! - Children share the host's memory until they exec, as with vfork(2): a start costs the same in a host of any size.
+//!   Between clone and exec nothing allocates, locks or panics. Where a child has to change its ids, it gets a copy
+//!   instead: in shared memory, that would clear the host's dumpable flag and open its memory to the new id.
+//! - The program is the host's own child, cloned with `CLONE_PARENT` by a go-between that has entered the cell: the
+//!   status and usage that waitid(2) gives for its pidfd are the kernel's. It is not process 1, so that signals do inside
+//!   what they do outside.
+//! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities, with one
+//!   descriptor: the *lifeline*, whose other end the handle holds. It exits when the program has ended or the lifeline
+//!   does, and the kernel kills whatever is left.
+//! - Mounts are made with the new mount API, by descriptor; every path inside is resolved by openat2(2) with
+//!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`; and files are only made on file systems that the sandbox itself has made.
+//!
+//! | module | runs | holds |
+//! |---|---|---|
+//! | `sandbox`, `command`, `rootfs` | at the caller's | values |
+//! | `layer` | at the caller's, and before clone | each layer's policy, and its lowering to steps |
+//! | `compile` | before clone | the order of the layers, each with its reason |
+//! | `plan` | before clone | the steps and their words |
+//! | `postfork` | between clone and exec | taking the steps |
+//! | `spawn`, `child` | after | starting, owning and ending processes |
+//! | `host` | at any time | what the host can do |
+//! | `sys` | everywhere | the only unsafe system calls; one small file a processor |
+//!
+//! # Kernel
+//!
+//! Linux 5.15 or later, on x86-64 or AArch64.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("belljar runs programs on Linux: there is no sandbox elsewhere");
 
 mod child;
 mod command;

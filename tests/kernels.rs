@@ -1,0 +1,108 @@
+//! What has to work on every kernel that the crate claims: run here, and by `tests/vm/boot` on others, as root and as a
+//! user.
+//!
+//! All that it needs is a static busybox at /bin/busybox: a virtual machine has nothing else.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use belljar::{IdMap, Namespaces, Network, Output, Sandbox};
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// Runs a script by busybox, or says why not.
+fn run(sandbox: &Sandbox, script: &str) -> Option<Output> {
+    if !Path::new(BUSYBOX).exists() {
+        eprintln!("SKIPPED: {BUSYBOX} is missing");
+        assert!(std::env::var_os("BELLJAR_TEST_REQUIRE").is_none(), "skipped, and everything has to run");
+        return None;
+    }
+    let sandbox = sandbox.clone().bind_ro(BUSYBOX, "/busybox").symlink("/busybox", "/bin/sh");
+    let mut command = sandbox.command("/busybox");
+    Some(command.args(["sh", "-c", script]).env("PATH", "/bin").output().unwrap())
+}
+
+fn stdout(sandbox: &Sandbox, script: &str) -> Option<String> {
+    let output = run(sandbox, script)?;
+    assert!(output.outcome.success(), "{script}: {output:?}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_default_sandbox_is_closed_and_tells_the_truth() {
+    let script = "/busybox hostname; /busybox ls /; /busybox readlink /proc/1/fd/0 /proc/1/exe; /busybox cat /proc/1/maps 2>/dev/null; exit 7";
+    let Some(output) = run(&Sandbox::new(), script) else { return };
+    assert_eq!(output.outcome.code(), Some(7), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "belljar\nbin\nbusybox\ndev\nproc\ntmp\n");
+    let status = stdout(&Sandbox::new(), "/busybox grep -E '^(Cap|NoNewPrivs)' /proc/self/status").unwrap();
+    assert!(status.lines().filter(|line| line.starts_with("Cap")).all(|line| line.ends_with("\t0000000000000000")));
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+}
+
+#[test]
+fn every_namespace_is_another() {
+    let names = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
+    for name in names {
+        let path = format!("/proc/self/ns/{name}");
+        let outside = std::fs::read_link(&path).unwrap();
+        let sandbox = Sandbox::new().namespaces(Namespaces::all());
+        let Some(inside) = stdout(&sandbox, &format!("/busybox readlink {path}")) else { return };
+        assert_ne!(inside.trim(), outside.to_str().unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn the_root_is_read_only_and_private_where_places_are_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(dir.path(), None, None).unwrap();
+    let sandbox = Sandbox::new().rootfs(dir.path().canonicalize().unwrap());
+    let Some(output) = run(&sandbox, "echo x > /file") else { return };
+    assert_eq!(output.outcome.code(), Some(1));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is made on the host");
+    let output = run(&sandbox, "echo x > /tmp/file && echo y > /proc/sys/kernel/hostname").unwrap();
+    assert_eq!(output.outcome.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("/proc/sys/kernel/hostname: Read-only file system"), "{text}");
+}
+
+#[test]
+fn the_loopback_interface_is_up_and_alone() {
+    let script = "/busybox ifconfig lo; /busybox ls /proc/sys/net/ipv4/conf";
+    let Some(text) = stdout(&Sandbox::new().network(Network::Loopback), script) else { return };
+    assert!(text.contains("UP LOOPBACK RUNNING"), "{text}");
+    let text = stdout(&Sandbox::new(), "/busybox ifconfig lo").unwrap();
+    assert!(!text.contains("UP"), "{text}");
+}
+
+#[test]
+fn ids_are_mapped() {
+    let Some(text) = stdout(&Sandbox::new().user(0, 0), "/busybox id -u; /busybox id -g") else { return };
+    assert_eq!(text, "0\n0\n");
+    if nix::unistd::geteuid().is_root() {
+        let line = IdMap::new(0, 100_000, 65_536);
+        let sandbox = Sandbox::new().uid_map(line).gid_map(line).user(7, 8);
+        assert_eq!(stdout(&sandbox, "/busybox id -u; /busybox id -g"), Some("7\n8\n".to_owned()));
+    }
+}
+
+#[test]
+fn sets_without_pid_and_without_any_namespace_work() {
+    let sandbox = Sandbox::new().namespaces(Namespaces::default() - Namespaces::PID);
+    let Some(text) = stdout(&sandbox, "/busybox ls /") else { return };
+    assert_eq!(text, "bin\nbusybox\ndev\ntmp\n");
+    let output = Sandbox::new().namespaces(Namespaces::empty()).command(BUSYBOX).arg("true").output().unwrap();
+    assert!(output.outcome.success(), "{output:?}");
+}
+
+#[test]
+fn what_is_left_behind_ends_with_the_program() {
+    let Some(output) = run(&Sandbox::new(), "/busybox setsid /busybox sleep 1000 & exit 0") else { return };
+    assert!(output.outcome.success(), "{output:?}");
+}
+
+#[test]
+fn a_missing_program_is_an_error() {
+    let error = Sandbox::new().command("/missing").status().unwrap_err();
+    assert_eq!(error.to_string(), "exec: execve /missing: No such file or directory (os error 2)");
+}
