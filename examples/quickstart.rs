@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let work = tempfile::tempdir()?;
-    let sandbox = Sandbox::new().rootfs(Rootfs::host()).bind(work.path().canonicalize()?, "/work").hostname("quickstart");
+    let sandbox =
+        Sandbox::new().rootfs(Rootfs::host()).bind(work.path().canonicalize()?, "/work").hostname("quickstart");
 
     if args.is_empty() {
         fs::write(work.path().join("program.c"), PROGRAM)?;

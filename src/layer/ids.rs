@@ -245,7 +245,8 @@ pub(crate) fn check_subordinate(map: &[[u32; 3]], own: u32, names: &[String], fi
         let given = ranges.iter().any(|(first, length)| {
             first <= outside && u64::from(*outside) + u64::from(*count) <= u64::from(*first) + u64::from(*length)
         });
-        if !given && !(*outside == own && *count == 1) {
+        let oneself = *outside == own && *count == 1;
+        if !given && !oneself {
             let name = names.first().map_or("?", String::as_str);
             let step = format!("map {inside} {outside} {count}");
             let cause = format!("{} gives {name} no such ids", file.display());

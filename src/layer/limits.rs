@@ -7,6 +7,8 @@ const NONE: u64 = libc::RLIM64_INFINITY;
 
 /// Soft and hard limits as a host has them that nobody has tuned: see getrlimit(2). Where the host's hard limit is
 /// lower, that binds.
+// The C libraries disagree about the type of the resource numbers.
+#[allow(clippy::unnecessary_cast)]
 const DEFAULTS: [(&str, u32, u64, u64); 16] = [
     ("AS", libc::RLIMIT_AS as u32, NONE, NONE),
     // 1, not 0: the kernel starts no core dump handler for a limit of 1 (core(5)), and does for 0.

@@ -34,7 +34,7 @@ bitflags::bitflags! {
         /// The view of the cgroup tree: cgroup_namespaces(7).
         const CGROUP = libc::CLONE_NEWCGROUP as u32;
         /// The monotonic and boot-time clocks: time_namespaces(7). On request only: it isolates nothing by itself,
-        /// and before Linux 6.3 it makes the start of the program cost as much as a fork of the host.
+        /// and on Linux 6.1 and earlier it makes the start of the program cost as much as a fork of the host.
         const TIME = libc::CLONE_NEWTIME as u32;
     }
 }

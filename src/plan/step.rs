@@ -201,7 +201,7 @@ pub(crate) enum Memory {
     /// A copy, as with fork(2): for a child that changes its ids. In shared memory that would clear the dumpable
     /// flag of the host, and let processes of the new id reach the host's memory.
     Copied,
-    /// The host's, or a copy where the kernel refuses a time namespace in shared memory (before Linux 6.3).
+    /// The host's, or a copy where the kernel refuses a time namespace in shared memory, as Linux 6.1 does.
     SharedIfAllowed,
 }
 

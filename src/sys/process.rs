@@ -234,10 +234,10 @@ pub(crate) fn fexecve(file: BorrowedFd<'_>, argv: &CStringArray, envp: &CStringA
 
 /// exit_group(2).
 pub(crate) fn exit(status: c_int) -> ! {
-    loop {
-        // SAFETY: No pointers. The call does not return.
-        let _ = unsafe { call(libc::SYS_exit_group, [status as usize]) };
-    }
+    // SAFETY: No pointers.
+    let _ = unsafe { call(libc::SYS_exit_group, [status as usize]) };
+    // Only a filter of system calls could have refused.
+    super::arch::trap()
 }
 
 /// pidfd_send_signal(2).

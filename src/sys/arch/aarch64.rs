@@ -72,6 +72,12 @@ pub(crate) unsafe fn clone(
     result
 }
 
+/// Ends the process by an instruction that is none.
+pub(crate) fn trap() -> ! {
+    // SAFETY: The signal that follows ends the process: nothing goes on from here.
+    unsafe { asm!("brk #1", options(noreturn)) }
+}
+
 /// The start and the end of init's code, position-independent, with no data and one descriptor: 0, the lifeline.
 ///
 /// It waits for one byte, which says that the program runs as process 2; then it waits for the first of: the
