@@ -95,6 +95,14 @@ impl Report {
         (self.candidate.load(Relaxed) as usize, head)
     }
 
+    /// Makes the report ready for the next process.
+    pub(crate) fn clear(&self) {
+        self.step.store(u32::MAX, Relaxed);
+        self.errno.store(0, Relaxed);
+        self.pid.store(0, Relaxed);
+        self.pidfd.store(-1, Relaxed);
+    }
+
     fn fail(&self, fault: Fault) {
         let operand = match fault.operand {
             Operand::Call => 0,
@@ -150,7 +158,7 @@ fn run(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report) {
 /// new process is the host's child.
 ///
 /// It shares the host's descriptor table, since it touches none of it: a copy would be paid for by every open file.
-fn enter(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report, stack: &sys::Stack) {
+fn enter(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report, stack: sys::Stack<'_>) {
     let mut state = State { context, report, workspace: None, root: None };
     for index in launch.enter.clone() {
         report.at(index);
@@ -181,7 +189,7 @@ pub(crate) fn clone_entry(
     launch: &Launch,
     context: &Context<'_>,
     report: &Report,
-    [stack, inner]: [&sys::Stack; 2],
+    [stack, inner]: [sys::Stack<'_>; 2],
 ) -> sys::Result<sys::Cloned> {
     let entry = || enter(plan, launch, context, report, inner);
     let flags = (libc::CLONE_VM | libc::CLONE_FILES) as u64;
@@ -198,7 +206,7 @@ pub(crate) fn clone_body(
     launch: &Launch,
     context: &Context<'_>,
     report: &Report,
-    stack: &sys::Stack,
+    stack: sys::Stack<'_>,
     flags: u64,
 ) -> sys::Result<sys::Cloned> {
     let Some(Step::Clone { namespaces, memory, .. }) = plan.steps.get(launch.clone) else {

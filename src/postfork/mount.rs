@@ -6,6 +6,7 @@
 
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::Ordering::Relaxed;
+use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Done, State, on};
@@ -84,25 +85,38 @@ impl State<'_> {
         Ok(())
     }
 
+    /// Makes the file itself where the place is ours and free, and binds one over what is there otherwise.
     pub(super) fn file(&self, at: &Inside, name: &CStr, data: &[u8]) -> Done {
-        let workspace = self.workspace()?;
-        let file = create(workspace, name, 0o444)?;
-        sys::write_all(file.as_fd(), data)?;
-        let mount = sys::clone_tree(workspace, name)?;
-        self.mount(mount, at, Reach::Mount, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)
+        match self.open(&at.path, 0) {
+            Err(Fault { errno: libc::ENOENT, .. }) => {
+                let (dir, name) = self.parent(at)?;
+                self.check_own(dir.as_fd())?;
+                let file = on(Operand::Target, create(dir.as_fd(), name, 0o444))?;
+                Ok(sys::write_all(file.as_fd(), data)?)
+            }
+            Err(fault) => Err(fault),
+            Ok(target) => {
+                let workspace = self.workspace()?;
+                let file = create(workspace, name, 0o444)?;
+                sys::write_all(file.as_fd(), data)?;
+                let mount = sys::clone_tree(workspace, name)?;
+                let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
+                sys::mount_setattr(mount.as_fd(), Reach::Mount, attributes)?;
+                on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+            }
+        }
     }
 
     pub(super) fn symlink(&self, target: &CStr, at: &Inside) -> Done {
-        let Some([dir, name]) = at.components.last() else {
-            return Err(Errno(libc::EEXIST).into());
-        };
-        self.make_parents(at)?;
-        let dir = self.open(dir, libc::O_DIRECTORY)?;
-        if sys::links_to(dir.as_fd(), name, target) {
-            return Ok(());
+        let (dir, name) = self.parent(at)?;
+        self.check_own(dir.as_fd()).or_else(|fault| match sys::links_to(dir.as_fd(), name, target) {
+            true => Ok(()),
+            false => Err(fault),
+        })?;
+        match sys::symlinkat(target, dir.as_fd(), name) {
+            Err(Errno(libc::EEXIST | libc::EROFS)) if sys::links_to(dir.as_fd(), name, target) => Ok(()),
+            made => on(Operand::Target, made),
         }
-        self.check_own(dir.as_fd())?;
-        on(Operand::Target, sys::symlinkat(target, dir.as_fd(), name))
     }
 
     pub(super) fn bind(&self, source: &HostPath, at: &Inside, attributes: u64) -> Done {
@@ -206,12 +220,23 @@ impl State<'_> {
             Err(Fault { errno: libc::ENOENT, .. }) => {}
             result => return result,
         }
-        self.make_parents(at)?;
-        if let Some([dir, name]) = at.components.last() {
-            let dir = self.open(dir, libc::O_DIRECTORY)?;
-            self.make(dir.as_fd(), name, at.kind)?;
-        }
-        self.open(&at.path, 0)
+        let (dir, name) = self.parent(at)?;
+        self.make(dir.as_fd(), name, at.kind)
+    }
+
+    /// The directory that holds `at`, made if it is missing, and the name in it.
+    fn parent<'a>(&self, at: &'a Inside) -> Result<(Fd, &'a CStr), Fault> {
+        let Some(([dir, name], parents)) = at.components.split_last() else {
+            return Err(Errno(libc::EEXIST).into());
+        };
+        let opened = match self.open(dir, libc::O_DIRECTORY) {
+            Err(Fault { errno: libc::ENOENT, .. }) => {
+                self.make_dirs(parents)?;
+                self.open(dir, libc::O_DIRECTORY)?
+            }
+            result => result?,
+        };
+        Ok((opened, name))
     }
 
     /// The place `at`, if there is one.
@@ -223,14 +248,13 @@ impl State<'_> {
         }
     }
 
-    /// Makes what is missing of the directories above `at`.
-    fn make_parents(&self, at: &Inside) -> Done {
-        let parents = at.components.split_last().map(|(_, parents)| parents).unwrap_or_default();
-        for [dir, name] in parents {
+    /// Makes what is missing of a line of directories.
+    fn make_dirs(&self, components: &[[CString; 2]]) -> Done {
+        for [dir, name] in components {
             let dir = self.open(dir, libc::O_DIRECTORY)?;
             // A link counts as there: the next lookup follows it, inside the root.
             match sys::openat2(dir.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0, libc::RESOLVE_BENEATH) {
-                Err(Errno(libc::ENOENT)) => self.make(dir.as_fd(), name, InsideKind::Dir)?,
+                Err(Errno(libc::ENOENT)) => self.make(dir.as_fd(), name, InsideKind::Dir).map(drop)?,
                 result => on(Operand::Target, result).map(drop)?,
             }
         }
@@ -238,11 +262,14 @@ impl State<'_> {
     }
 
     /// Makes a mount point, which only has to exist.
-    fn make(&self, dir: BorrowedFd<'_>, name: &CStr, kind: InsideKind) -> Done {
+    fn make(&self, dir: BorrowedFd<'_>, name: &CStr, kind: InsideKind) -> Result<Fd, Fault> {
         self.check_own(dir)?;
         let made = match kind {
-            InsideKind::Dir => sys::mkdirat(dir, name, 0o755),
-            InsideKind::File => create(dir, name, 0o444).map(drop),
+            InsideKind::Dir => sys::mkdirat(dir, name, 0o755).and_then(|()| {
+                let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+                sys::openat2(dir, name, flags, 0, libc::RESOLVE_BENEATH)
+            }),
+            InsideKind::File => create(dir, name, 0o444),
         };
         on(Operand::Target, made)
     }

@@ -8,7 +8,8 @@ use super::{Cell, diagnosis, launch, lifeline};
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::ids::check_subordinate;
 use crate::plan::{Holder, Launch, MapLines, Plan, Step};
-use crate::postfork::Context;
+use crate::postfork::{Context, Report};
+use crate::sys::Arena;
 
 /// One of the two maps.
 struct Map<'a> {
@@ -20,7 +21,7 @@ struct Map<'a> {
 }
 
 /// Starts the holder, and writes its maps. It ends when it is dropped.
-pub(super) fn start(plan: &Plan, holder: &Holder, init: &[u8]) -> Result<Cell> {
+pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Report>, init: &[u8]) -> Result<Cell> {
     let maps = maps(plan, holder)?;
     // Whatever can be known to fail, before a process exists.
     let helpers = maps.each_ref().map(Map::check);
@@ -29,7 +30,7 @@ pub(super) fn start(plan: &Plan, holder: &Holder, init: &[u8]) -> Result<Cell> {
     let (inner, outer) = lifeline()?;
     let context = Context { lifeline: inner.as_raw_fd(), init, holder: -1, cell: -1, given: &[], own: &[] };
     let start = Launch { enter: 0..0, clone: holder.clone, body: holder.body.clone() };
-    let cell = Cell::new(launch(plan, &start, &context)?, outer);
+    let cell = Cell::new(launch(plan, &start, arena, &context)?, outer);
     let [uid, gid] = &maps;
     // The group map first, while the writer is still in no doubt about who it is.
     gid.write(cell.init().pid, gid_helper.as_deref())?;

@@ -15,9 +15,9 @@ use nix::unistd::pipe2;
 
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{Given, Launch, Plan, Step};
+use crate::plan::{Given, Launch, Memory, Plan, Step};
 use crate::postfork::{self, Context, Report};
-use crate::sys::{self, Errno, Shared, SignalSet, Stack};
+use crate::sys::{self, Arena, Errno, Sharing, SignalSet};
 
 pub(crate) use process::{Cell, Process};
 
@@ -27,16 +27,17 @@ pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
     let init = sys::init_image();
     let own = own_devices(plan);
     let context = Context { lifeline: -1, init: &init, holder: -1, cell: -1, given: &wiring.numbers(), own: &own };
-    let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &init)).transpose()?;
+    let arena = arena(plan)?;
+    let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &init)).transpose()?;
     let context = Context { holder: holder.as_ref().map_or(-1, |cell| cell.init().as_fd().as_raw_fd()), ..context };
     let (cell, program) = match &plan.cell {
-        None => (None, launch(plan, &plan.program, &context)?),
+        None => (None, launch(plan, &plan.program, &arena, &context)?),
         Some(cell) => {
             let (inner, outer) = lifeline()?;
             let context = Context { lifeline: inner.as_raw_fd(), ..context };
-            let cell = Cell::new(launch(plan, cell, &context)?, outer);
+            let cell = Cell::new(launch(plan, cell, &arena, &context)?, outer);
             let context = Context { cell: cell.init().as_fd().as_raw_fd(), ..context };
-            let program = launch(plan, &plan.program, &context)?;
+            let program = launch(plan, &plan.program, &arena, &context)?;
             cell.started().map_err(|Errno(errno)| Error::os(Layer::Process, "tell init", errno))?;
             (Some(cell), program)
         }
@@ -51,33 +52,41 @@ fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
 }
 
+/// The children's stacks and report. Children in copied memory can only be heard through shared memory.
+fn arena(plan: &Plan) -> Result<Arena<Report>> {
+    let copied = |step: &Step| matches!(step, Step::Clone { memory, .. } if *memory != Memory::Shared);
+    let sharing = if plan.steps.iter().any(copied) { Sharing::Shared } else { Sharing::Private };
+    Arena::new(sharing).map_err(|Errno(errno)| Error::os(Layer::Process, "mmap", errno))
+}
+
 /// Starts one process of the plan, and returns when it has executed its program.
-fn launch(plan: &Plan, launch: &Launch, context: &Context<'_>) -> Result<Process> {
-    let failed = |Errno(errno)| Error::os(Layer::Process, "mmap", errno);
-    let report = Shared::<Report>::new().map_err(failed)?;
-    let stack = Stack::new().map_err(failed)?;
+fn launch(plan: &Plan, launch: &Launch, arena: &Arena<Report>, context: &Context<'_>) -> Result<Process> {
+    arena.clear();
     let blocked = BlockedSignals::new();
+    let [stack, _] = arena.stacks();
     let cloned = match launch.enter.is_empty() {
-        true => postfork::clone_body(plan, launch, context, &report, &stack, 0)
+        true => postfork::clone_body(plan, launch, context, arena, stack, 0)
             .map(|cloned| Process::new(cloned.pid, cloned.pidfd.into())),
-        false => enter(plan, launch, context, &report, &stack),
+        false => enter(plan, launch, arena, context),
     };
     drop(blocked);
     match cloned {
-        Err(Errno(errno)) => Err(diagnosis::failed(plan, launch.clone, errno)),
-        Ok(process) => check(plan, launch, &report, process),
+        Err(Errno(errno)) => match arena.fault() {
+            Some(fault) => Err(diagnosis::step(plan, arena, fault)),
+            None => Err(diagnosis::failed(plan, launch.clone, errno)),
+        },
+        Ok(process) => check(plan, launch, arena, process),
     }
 }
 
 /// Has a go-between enter namespaces and clone the process there.
-fn enter(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report, stack: &Stack) -> sys::Result<Process> {
-    let inner = Stack::new()?;
-    let go_between = postfork::clone_entry(plan, launch, context, report, [stack, &inner])?;
-    // It has exited: it is reaped by whom it was cloned, and by nobody else.
+fn enter(plan: &Plan, launch: &Launch, arena: &Arena<Report>, context: &Context<'_>) -> sys::Result<Process> {
+    let go_between = postfork::clone_entry(plan, launch, context, arena, arena.stacks())?;
+    // It has exited: only this thread can wait for it by its id.
     let _ = sys::wait(sys::Target::Pid(go_between.pid), 0);
-    match report.cloned() {
+    match arena.cloned() {
         Some((pid, pidfd)) => Ok(Process::from_raw(pid, pidfd)),
-        None => Err(Errno(report.fault().map_or(libc::ECHILD, |fault| fault.errno))),
+        None => Err(Errno(libc::ECHILD)),
     }
 }
 

@@ -1,69 +1,105 @@
 //! Starting a child that runs a function of ours on a stack of its own.
 
 use core::ffi::{c_int, c_void};
+use core::marker::PhantomData;
 use core::mem::size_of;
 use core::ptr::NonNull;
 use std::os::fd::RawFd;
 
-use super::process::{map_guarded, unmap_guarded};
-use super::{Errno, Fd, Result, arch, check, exit};
+use super::{Errno, Fd, Result, arch, call, check, exit};
 
 /// Stack of a child. The deepest path of `postfork` needs a sixth of it in a build without optimisation.
 const STACK: usize = 128 * 1024;
 
-/// A stack for one child, with a guard page below it.
+/// No processor here has larger pages: AArch64 may have them of this size.
+const GUARD: usize = 64 * 1024;
+
+/// The memory that the children of one start need: two stacks, each above a page that no access passes, and a value for
+/// them to write to. One mapping, because each call that changes the memory map of a large host is dear.
 #[derive(Debug)]
-pub(crate) struct Stack(NonNull<u8>);
-
-impl Stack {
-    pub(crate) fn new() -> Result<Self> {
-        let start = map_guarded(STACK, libc::MAP_PRIVATE | libc::MAP_STACK)?;
-        NonNull::new(start).map(Self).ok_or(Errno(libc::ENOMEM))
-    }
-
-    fn bottom(&self) -> usize {
-        self.0.as_ptr() as usize
-    }
-
-    fn top(&self) -> usize {
-        self.bottom() + STACK
-    }
+pub(crate) struct Arena<T> {
+    base: NonNull<u8>,
+    value: PhantomData<T>,
 }
 
-impl Drop for Stack {
-    fn drop(&mut self) {
-        unmap_guarded(self.0.as_ptr(), STACK);
-    }
+/// Whether children that do not share the parent's memory share an [`Arena`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// No: every child shares the parent's memory anyway.
+    Private,
+    /// Yes.
+    Shared,
 }
 
-/// A value that stays shared with children that do not share the parent's memory.
-#[derive(Debug)]
-pub(crate) struct Shared<T>(NonNull<T>);
+impl<T: Default + Sync> Arena<T> {
+    const VALUE_AT: usize = 2 * (GUARD + STACK);
+    const LENGTH: usize = Self::VALUE_AT + size_of::<T>();
 
-impl<T: Default> Shared<T> {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(sharing: Sharing) -> Result<Self> {
         const { assert!(align_of::<T>() <= 4096) };
-        let start = map_guarded(size_of::<T>(), libc::MAP_SHARED)?.cast::<T>();
-        let start = NonNull::new(start).ok_or(Errno(libc::ENOMEM))?;
-        // SAFETY: The mapping is fresh, page-aligned, writable and large enough.
-        unsafe { start.write(T::default()) };
-        Ok(Self(start))
+        let base = map(Self::LENGTH, sharing)?;
+        let arena = Self { base: NonNull::new(base).ok_or(Errno(libc::ENOMEM))?, value: PhantomData };
+        protect(base, GUARD)?;
+        protect(base.wrapping_add(GUARD + STACK), GUARD)?;
+        // SAFETY: The place is within the mapping, writable, large enough, and aligned to its page.
+        unsafe { arena.value_at().write(T::default()) };
+        Ok(arena)
+    }
+
+    /// The two stacks.
+    pub(crate) fn stacks(&self) -> [Stack<'_>; 2] {
+        [GUARD, 2 * GUARD + STACK].map(|at| Stack { bottom: self.base.as_ptr() as usize + at, arena: PhantomData })
+    }
+
+    fn value_at(&self) -> *mut T {
+        self.base.as_ptr().wrapping_add(Self::VALUE_AT).cast()
     }
 }
 
-impl<T> core::ops::Deref for Shared<T> {
+impl<T: Default + Sync> core::ops::Deref for Arena<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
         // SAFETY: `new` has initialised the value, and the mapping lives as long as `self`.
-        unsafe { self.0.as_ref() }
+        unsafe { &*self.value_at() }
     }
 }
 
-impl<T> Drop for Shared<T> {
+impl<T> Drop for Arena<T> {
     fn drop(&mut self) {
-        unmap_guarded(self.0.as_ptr().cast(), size_of::<T>());
+        unmap(self.base.as_ptr(), 2 * (GUARD + STACK) + size_of::<T>());
     }
+}
+
+/// A stack for one child at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stack<'a> {
+    bottom: usize,
+    arena: PhantomData<&'a ()>,
+}
+
+/// mmap(2) of zeroes.
+fn map(length: usize, sharing: Sharing) -> Result<*mut u8> {
+    let sharing = match sharing {
+        Sharing::Private => libc::MAP_PRIVATE,
+        Sharing::Shared => libc::MAP_SHARED,
+    };
+    let flags = (libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | sharing) as usize;
+    let args = [0, length, (libc::PROT_READ | libc::PROT_WRITE) as usize, flags, usize::MAX, 0];
+    // SAFETY: A new mapping, at an address that the kernel picks, takes no memory from anybody.
+    unsafe { call(libc::SYS_mmap, args) }.map(|address| address as *mut u8)
+}
+
+/// mprotect(2): no access.
+fn protect(start: *mut u8, length: usize) -> Result<()> {
+    // SAFETY: The caller owns this part of a mapping, and nothing uses it.
+    unsafe { call(libc::SYS_mprotect, [start as usize, length, libc::PROT_NONE as usize]) }.map(drop)
+}
+
+/// munmap(2).
+fn unmap(start: *mut u8, length: usize) {
+    // SAFETY: The caller owns this mapping and has stopped using it.
+    let _ = unsafe { call(libc::SYS_munmap, [start as usize, length]) };
 }
 
 /// A child, seen from the process that cloned it.
@@ -98,7 +134,7 @@ struct CloneArgs {
 /// `child` must be sound to run in a new process: with `CLONE_VM` in this memory while the calling thread is
 /// suspended, else in a copy of it. It must not allocate, lock, panic or touch thread-local storage, and must not
 /// return.
-pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: &Stack, child: &F) -> Result<Cloned> {
+pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: Stack<'_>, child: &F) -> Result<Cloned> {
     let flags = flags | (libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
     let mut pidfd: RawFd = -1;
     let pidfd_at = &raw mut pidfd as usize;
@@ -106,7 +142,7 @@ pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: &Stack, child: &F) -> Res
     let args = CloneArgs {
         flags,
         pidfd: pidfd_at as u64,
-        stack: stack.bottom() as u64,
+        stack: stack.bottom as u64,
         stack_size: STACK as u64,
         ..CloneArgs::default()
     };
@@ -115,7 +151,7 @@ pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: &Stack, child: &F) -> Res
     // until the child has left them. The caller vouches for the rest.
     let mut result = check(unsafe { arch::clone(libc::SYS_clone3, clone3, trampoline::<F>, closure) });
     if let Err(Errno(libc::ENOSYS | libc::EPERM)) = result {
-        let clone = [flags as usize, stack.top(), pidfd_at, 0, 0];
+        let clone = [flags as usize, stack.bottom + STACK, pidfd_at, 0, 0];
         // SAFETY: As above. clone(2) puts the pidfd where it would else put the parent's copy of the tid.
         result = check(unsafe { arch::clone(libc::SYS_clone, clone, trampoline::<F>, closure) });
     }

@@ -330,26 +330,3 @@ pub(crate) fn own_peak_memory() -> u64 {
     let usage = unsafe { usage.assume_init() };
     usage.ru_maxrss.unsigned_abs()
 }
-
-/// Maps `length` bytes of zeroes, in front of them a page that no access passes.
-pub(super) fn map_guarded(length: usize, flags: c_int) -> Result<*mut u8> {
-    let flags = (libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | flags) as usize;
-    let args = [0, length + PAGE, (libc::PROT_READ | libc::PROT_WRITE) as usize, flags, usize::MAX, 0];
-    // SAFETY: A new mapping, at an address that the kernel picks, takes no memory from anybody.
-    let base = unsafe { call(libc::SYS_mmap, args) }?;
-    // SAFETY: The first page of the mapping just made, which nothing uses.
-    if let Err(errno) = unsafe { call(libc::SYS_mprotect, [base, PAGE, libc::PROT_NONE as usize]) } {
-        unmap_guarded((base + PAGE) as *mut u8, length);
-        return Err(errno);
-    }
-    Ok((base + PAGE) as *mut u8)
-}
-
-/// Undoes [`map_guarded`].
-pub(super) fn unmap_guarded(start: *mut u8, length: usize) {
-    // SAFETY: The caller owns this mapping and has stopped using it.
-    let _ = unsafe { call(libc::SYS_munmap, [start as usize - PAGE, length + PAGE]) };
-}
-
-/// No processor here has smaller pages than 4 KiB; AArch64 may have them of 64 KiB.
-const PAGE: usize = 65536;

@@ -157,7 +157,7 @@ fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()>
         Mount::Dir(path) => Step::Dir { at: inside_as(path, InsideKind::Dir, &format!("dir {}", path.display()))? },
         Mount::File { path, data } => {
             let at = inside_as(path, InsideKind::File, &format!("file {}", path.display()))?;
-            file(at, index, data)?
+            file(at, &format!("file/{index}"), data.to_vec())?
         }
         Mount::Symlink { target, link } => {
             let words = format!("symlink {} <- {}", target.display(), link.display());
@@ -187,8 +187,8 @@ impl Mount {
 }
 
 /// A file of our own, under a name in the workspace that is unique in the plan.
-fn file(at: Inside, index: usize, data: &[u8]) -> Result<Step> {
-    Ok(Step::File { at, name: text(&format!("file.{index}"))?, data: data.to_vec() })
+fn file(at: Inside, name: &str, data: Vec<u8>) -> Result<Step> {
+    Ok(Step::File { at, name: text(&name.replace('/', "."))?, data })
 }
 
 /// The step that makes the root.
