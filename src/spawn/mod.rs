@@ -3,6 +3,7 @@
 mod diagnosis;
 mod holder;
 mod process;
+mod trial;
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -19,7 +20,9 @@ use crate::plan::{Given, Launch, Plan, Step};
 use crate::postfork::{self, Context, Report};
 use crate::sys::{self, Errno, Shared, SignalSet, Stack};
 
+pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use process::{Cell, Process};
+pub(crate) use trial::attempt;
 
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
