@@ -40,7 +40,7 @@ struct Snapshot {
     children: Vec<String>,
     mounts: String,
     namespaces: Vec<PathBuf>,
-    /// Ids, capabilities, signal masks and dispositions, seccomp, number of threads.
+    /// Ids, capabilities, signals and seccomp.
     status: Vec<String>,
     dumpable: i32,
     directory: PathBuf,
@@ -51,7 +51,8 @@ impl Snapshot {
         let namespaces = fs::read_dir("/proc/thread-self/ns").unwrap();
         let namespaces = namespaces.map(|entry| fs::read_link(entry.unwrap().path()).unwrap()).collect();
         let status = fs::read_to_string("/proc/thread-self/status").unwrap();
-        let fields = ["Uid", "Gid", "Groups", "Cap", "Sig", "Shd", "NoNewPrivs", "Seccomp", "Threads", "Umask"];
+        let fields =
+            ["Uid", "Gid", "Groups", "Cap", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "NoNewPrivs", "Seccomp"];
         let kept = |line: &&str| fields.iter().any(|field| line.starts_with(field));
         Self {
             fds: open_fds(),
