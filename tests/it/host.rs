@@ -301,34 +301,51 @@ fn a_masked_proc_is_seen() {
     again(NAME, &["unshare", "-Urm", "sh", "-ec", "mount --bind /dev/null /proc/version; exec \"$@\"", "sh"]);
 }
 
-/// Puts a filter on the calling thread: clone with `CLONE_NEWUSER` fails with EPERM and clone3 with ENOSYS, as under a
-/// container engine; landlock_create_ruleset with `landlock`.
-fn filter(landlock: i32) {
-    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-    let fails = |errno: i32| libc::SECCOMP_RET_ERRNO | errno as u32;
+/// Puts a filter on the calling thread: each of `calls` fails with its error number. clone fails only for flags with
+/// `CLONE_NEWUSER`, as under a container engine.
+fn filter(calls: &[(i64, i32)]) {
     let line = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = |offset| line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
     let ret = |action| line(libc::BPF_RET | libc::BPF_K, 0, 0, action);
     let jeq = |nr: i64, jf| line(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, jf, nr as u32);
     let jset = |bits: i32, jf| line(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, jf, bits as u32);
-    let mut program = [
-        load(0),
-        jeq(libc::SYS_clone3, 1),
-        ret(fails(libc::ENOSYS)),
-        jeq(libc::SYS_landlock_create_ruleset, 1),
-        ret(fails(landlock)),
-        jeq(libc::SYS_clone, 3),
-        // The low half of the first argument: the flags.
-        load(16),
-        jset(libc::CLONE_NEWUSER, 1),
-        ret(fails(libc::EPERM)),
-        ret(ALLOW),
-    ];
+    let mut program = Vec::new();
+    for (nr, errno) in calls {
+        let fails = ret(libc::SECCOMP_RET_ERRNO | *errno as u32);
+        match *nr {
+            // The low half of the first argument: the flags.
+            libc::SYS_clone => program.extend([load(0), jeq(*nr, 3), load(16), jset(libc::CLONE_NEWUSER, 1), fails]),
+            _ => program.extend([load(0), jeq(*nr, 1), fails]),
+        }
+    }
+    program.push(ret(libc::SECCOMP_RET_ALLOW));
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: No pointers.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
     // SAFETY: `program` and what it points to outlive the call.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) }, 0);
+}
+
+/// clone works, and the namespace is worth nothing: what AppArmor does with unprivileged user namespaces, done by a
+/// filter that forbids the openat2 that the maps are written with.
+#[test]
+fn a_namespace_that_takes_no_maps_is_none() {
+    const NAME: &str = "host::a_namespace_that_takes_no_maps_is_none";
+    if !is_inner() {
+        if !works() {
+            skip!("this host builds no sandbox: {}", spawn());
+        }
+        return again(NAME, &["env"]);
+    }
+    assert!(works());
+    let filtered = std::thread::spawn(|| {
+        filter(&[(libc::SYS_openat2, libc::EPERM)]);
+        refused(Layer::Ids, libc::EPERM, &["seccomp filter"]);
+        let probe = host::probe();
+        assert!(!probe.namespaces().contains(Namespaces::USER), "\n{probe}");
+        assert!(line(&probe, "user namespace").contains("ids: write /proc/self/setgroups"), "\n{probe}");
+    });
+    filtered.join().unwrap();
 }
 
 #[test]
@@ -343,7 +360,11 @@ fn a_seccomp_filter_is_named() {
     // Only the thread under the filter sees it: the first thread of the process has none.
     let filtered = |landlock, said: &'static str| {
         std::thread::spawn(move || {
-            filter(landlock);
+            filter(&[
+                (libc::SYS_clone3, libc::ENOSYS),
+                (libc::SYS_clone, libc::EPERM),
+                (libc::SYS_landlock_create_ruleset, landlock),
+            ]);
             refused(Layer::Namespaces, libc::EPERM, &["seccomp filter", "seccomp=unconfined"]);
             let before = Snapshot::take();
             let probe = host::probe();
