@@ -67,7 +67,11 @@ fn launch(plan: &Plan, launch: &Launch, context: &Context<'_>) -> Result<Process
     };
     drop(blocked);
     match cloned {
-        Err(Errno(errno)) => Err(diagnosis::failed(plan, launch.clone, errno)),
+        // A go-between says at which step it has failed, which need not be the clone.
+        Err(Errno(errno)) => Err(match report.fault() {
+            Some(fault) => diagnosis::step(plan, &report, fault),
+            None => diagnosis::failed(plan, launch.clone, errno),
+        }),
         Ok(process) => check(plan, launch, &report, process),
     }
 }
