@@ -61,6 +61,13 @@ impl Caller {
     pub(crate) fn privileged(self) -> bool {
         self.uid == 0
     }
+
+    /// Whether the caller can leave its supplementary groups. Root of a user namespace made without privilege can't:
+    /// user_namespaces(7), *setgroups*.
+    pub(crate) fn sets_groups(self) -> bool {
+        let denied = || std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
+        self.privileged() && !denied()
+    }
 }
 
 /// What the policy comes to for one caller.
