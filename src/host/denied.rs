@@ -14,8 +14,8 @@ use crate::layer::namespaces::Namespaces;
 /// What the kernel has refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Cloning a process into these namespaces.
-    Clone(Namespaces),
+    /// Making these namespaces.
+    New(Namespaces),
     /// What every process may do in a user namespace of its own: write its maps, mount.
     Inside,
 }
@@ -49,15 +49,15 @@ struct Facts {
 }
 
 fn decide(errno: i32, refused: Refused, facts: &Facts) -> Option<String> {
-    if let (libc::EINVAL | libc::ENOSYS, Refused::Clone(asked)) = (errno, refused) {
+    if let (libc::EINVAL | libc::ENOSYS, Refused::New(asked)) = (errno, refused) {
         if let Some(kind) = facts.missing.iter().find(|kind| asked.contains(kind.flag)) {
             return Some(format!("this kernel is built without {}: it takes another kernel", kind.config));
         }
     }
     match (errno, refused) {
         // EUSERS: Linux before 4.9, and sandboxes that imitate it.
-        (libc::ENOSPC | libc::EUSERS, Refused::Clone(asked)) => Some(limit(asked, facts)),
-        (libc::EPERM | libc::EACCES, Refused::Clone(asked)) if asked.contains(Namespaces::USER) => Some(denied(facts)),
+        (libc::ENOSPC | libc::EUSERS, Refused::New(asked)) => Some(limit(asked, facts)),
+        (libc::EPERM | libc::EACCES, Refused::New(asked)) if asked.contains(Namespaces::USER) => Some(denied(facts)),
         (libc::EPERM | libc::EACCES, _) => suspects(facts),
         (libc::ENOSYS, _) if facts.seccomp => Some(SECCOMP.to_owned()),
         _ => None,
@@ -258,7 +258,7 @@ impl Root {
 mod tests {
     use super::*;
 
-    const ALL: Refused = Refused::Clone(Namespaces::all());
+    const ALL: Refused = Refused::New(Namespaces::all());
 
     fn kind(name: &str) -> &'static Kind {
         KINDS.iter().find(|kind| kind.proc_name == name).unwrap()
@@ -282,7 +282,7 @@ mod tests {
         }
         says(libc::ENOSPC, ALL, &limits(&[("user", 9), ("net", 0)]), &["user.max_net_namespaces is 0"]);
         says(libc::ENOSPC, ALL, &limits(&[("user", 9), ("net", 9)]), &["user.max_user_namespaces is 9", "=18"]);
-        let user = Refused::Clone(Namespaces::USER);
+        let user = Refused::New(Namespaces::USER);
         says(libc::ENOSPC, user, &limits(&[("user", 9), ("net", 0)]), &["user.max_user_namespaces is 9"]);
         let nested = Facts { nested: true, ..limits(&[("user", 9)]) };
         says(libc::ENOSPC, ALL, &nested, &["user.max_user_namespaces is 9", "32 levels", "enclosing"]);
@@ -330,10 +330,10 @@ mod tests {
     fn a_kernel_without_them_is_named() {
         let without = Facts { missing: vec![kind("user"), kind("time")], ..Facts::default() };
         for errno in [libc::EINVAL, libc::ENOSYS] {
-            says(errno, Refused::Clone(Namespaces::USER), &without, &["without CONFIG_USER_NS:"]);
+            says(errno, Refused::New(Namespaces::USER), &without, &["without CONFIG_USER_NS:"]);
         }
         // Not what was asked for, or not what the error says.
-        assert_eq!(decide(libc::EINVAL, Refused::Clone(Namespaces::NET), &without), None);
+        assert_eq!(decide(libc::EINVAL, Refused::New(Namespaces::NET), &without), None);
         assert_eq!(decide(libc::EINVAL, ALL, &Facts::default()), None);
         assert_eq!(decide(libc::ENOMEM, ALL, &without), None);
     }

@@ -62,14 +62,15 @@ pub(super) fn died(plan: &Plan, step: usize, ended: Option<Ended>) -> Error {
 /// Why the host forbids namespaces, if that is what the error looks like.
 fn forbidden(plan: &Plan, step: &Step, errno: i32) -> Option<String> {
     let made = |step: &Step| match step {
-        Step::Clone { namespaces, .. } => Namespaces::from_bits_truncate(*namespaces as u32),
+        Step::Clone { namespaces, .. } | Step::Unshare { namespaces } => {
+            Namespaces::from_bits_truncate(*namespaces as u32)
+        }
         _ => Namespaces::empty(),
     };
     let refused = match step {
-        Step::Clone { namespaces: 1.., .. } => Refused::Clone(made(step)),
+        Step::Clone { namespaces: 1.., .. } | Step::Unshare { .. } => Refused::New(made(step)),
         // What the capabilities of a new user namespace allow everybody.
         Step::WriteProc { layer: Layer::Ids, .. }
-        | Step::Unshare { .. }
         | Step::LoopbackUp
         | Step::Hostname { .. }
         | Step::Domainname

@@ -77,17 +77,18 @@ fn works() -> bool {
     spawn().layer() == Layer::Exec
 }
 
-/// The sandbox is refused with a hint that has these words, and nothing is left of the attempt.
+/// A default sandbox is refused with a hint that has these words, and nothing is left of the attempt.
 fn refused(layer: Layer, errno: i32, words: &[&str]) {
+    refused_by(&Sandbox::new(), layer, errno, words);
+}
+
+fn refused_by(sandbox: &Sandbox, layer: Layer, errno: i32, words: &[&str]) {
     let before = Snapshot::take();
-    let error = spawn();
+    let error = sandbox.command("/none").spawn().unwrap_err();
     assert_eq!(Snapshot::take(), before);
+    let told = (error.kind(), error.layer(), error.raw_os_error());
+    assert_eq!(told, (ErrorKind::Unsupported, layer, Some(errno)), "{error}");
     let hint = error.hint().unwrap_or_default();
-    assert_eq!(
-        (error.kind(), error.layer(), error.raw_os_error()),
-        (ErrorKind::Unsupported, layer, Some(errno)),
-        "{error}"
-    );
     for word in words {
         assert!(hint.contains(word), "{word:?} in {hint:?}");
     }
@@ -216,17 +217,40 @@ fn a_limit_of_zero_is_named() {
 #[test]
 fn the_limit_of_another_kind_is_named() {
     const NAME: &str = "host::the_limit_of_another_kind_is_named";
+    let kinds = [("mnt", Namespaces::MOUNT), ("net", Namespaces::NET), ("time", Namespaces::TIME)];
     if is_inner() {
-        refused(Layer::Namespaces, libc::ENOSPC, &["user.max_net_namespaces is 0"]);
+        let (name, kind) =
+            *kinds.iter().find(|(name, _)| std::env::var("BELLJAR_TEST_WORDS").unwrap() == *name).unwrap();
+        let words = format!("user.max_{name}_namespaces is 0");
+        // Which is no limit for a sandbox that has none of the kind.
+        let all = Sandbox::new().namespaces(Namespaces::all());
+        refused_by(&all, Layer::Namespaces, libc::ENOSPC, &[&words]);
+        assert_eq!(works(), kind == Namespaces::TIME);
         let probe = host::probe();
-        assert!(line(&probe, "net namespace").contains("user.max_net_namespaces is 0"), "\n{probe}");
-        assert_eq!(probe.namespaces(), Namespaces::all() - Namespaces::NET, "\n{probe}");
+        assert_eq!(probe.namespaces(), Namespaces::all() - kind, "\n{probe}");
+        assert!(probe.to_string().contains(&words), "\n{probe}");
         return;
     }
     if !has_unshare() || !works() {
         skip!("unshare(1) makes no user namespace here");
     }
-    again(NAME, &["unshare", "-Ur", "sh", "-ec", "echo 0 >/proc/sys/user/max_net_namespaces; exec \"$@\"", "sh"]);
+    for (name, _) in kinds {
+        let script =
+            format!("export BELLJAR_TEST_WORDS={name}; echo 0 >/proc/sys/user/max_{name}_namespaces; exec \"$@\"");
+        again(NAME, &["unshare", "-Ur", "sh", "-ec", &script, "sh"]);
+    }
+}
+
+/// Root of a user namespace that anybody can make: its groups can't be left, and need not be.
+#[test]
+fn root_without_setgroups_is_served() {
+    if is_inner() {
+        return assert!(is_root() && works(), "{}", spawn());
+    }
+    if !has_unshare() || !works() {
+        skip!("unshare(1) makes no user namespace here");
+    }
+    again("host::root_without_setgroups_is_served", &["unshare", "-Ur"]);
 }
 
 #[test]
