@@ -412,7 +412,10 @@ fn a_seccomp_filter_is_named() {
 /// A copy of this binary that everybody may execute.
 fn for_everybody(dir: &Path) -> PathBuf {
     let copy = dir.join("it");
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    // By another process: a descriptor of ours, open for writing, could be inherited by what other tests start, and
+    // a file that somebody has open for writing can't be executed (ETXTBSY).
+    let done = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status().unwrap();
+    assert!(done.success());
     copy
 }
 
