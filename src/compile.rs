@@ -144,7 +144,7 @@ impl<'a> Resolved<'a> {
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
-        if self.ids.gid_writer == Writer::Helper || (self.caller.privileged() && !self.has(Namespaces::USER)) {
+        if self.ids.gid_writer == Writer::Helper || (!self.has(Namespaces::USER) && self.caller.sets_groups()) {
             steps.push(Step::DropGroups);
         }
         self.ids.change(steps);
@@ -161,7 +161,7 @@ impl<'a> Resolved<'a> {
     fn lower_entry(&self, enter: Option<Step>) -> Vec<Step> {
         let mut steps = Vec::new();
         // Root's groups while it is root: setgroups is denied inside.
-        if enter.is_some() && self.caller.privileged() && self.has(Namespaces::USER) {
+        if enter.is_some() && self.has(Namespaces::USER) && self.caller.sets_groups() {
             steps.push(Step::DropGroups);
         }
         steps.extend(enter);

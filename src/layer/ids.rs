@@ -61,6 +61,13 @@ impl Caller {
     pub(crate) fn privileged(self) -> bool {
         self.uid == 0
     }
+
+    /// Whether the caller can leave its supplementary groups. Root of a user namespace made without privilege can't:
+    /// user_namespaces(7), *setgroups*.
+    pub(crate) fn sets_groups(self) -> bool {
+        let denied = || std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
+        self.privileged() && !denied()
+    }
 }
 
 /// What the policy comes to for one caller.
@@ -230,17 +237,24 @@ fn check_map(name: &str, map: &[IdMap]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a map that newuidmap(1) or newgidmap(1) would refuse, and says which line is missing where.
+/// The ranges that `file` gives to a user with these names, as first id and count.
 ///
-/// `file` has lines `name-or-id:first:count`. Where nsswitch.conf(5) has another source for them, the helper decides.
-pub(crate) fn check_subordinate(map: &[[u32; 3]], own: u32, names: &[String], file: &Path) -> Result<()> {
+/// `file` has lines `name-or-id:first:count`. None where nsswitch.conf(5) has another source for them.
+pub(crate) fn subordinate_ranges(names: &[String], file: &Path) -> Option<Vec<(u32, u32)>> {
     let elsewhere = std::fs::read_to_string("/etc/nsswitch.conf")
         .is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with("subid:")));
     if elsewhere {
-        return Ok(());
+        return None;
     }
     let text = std::fs::read_to_string(file).unwrap_or_default();
-    let ranges: Vec<(u32, u32)> = text.lines().filter_map(|line| subordinate_range(line, names)).collect();
+    Some(text.lines().filter_map(|line| subordinate_range(line, names)).collect())
+}
+
+/// Refuses a map that newuidmap(1) or newgidmap(1) would refuse, and says which line is missing where.
+///
+/// Where the ranges are not in `file`, the helper decides.
+pub(crate) fn check_subordinate(map: &[[u32; 3]], own: u32, names: &[String], file: &Path) -> Result<()> {
+    let Some(ranges) = subordinate_ranges(names, file) else { return Ok(()) };
     for [inside, outside, count] in map {
         let given = ranges.iter().any(|(first, length)| {
             first <= outside && u64::from(*outside) + u64::from(*count) <= u64::from(*first) + u64::from(*length)

@@ -9,7 +9,7 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
             "the /proc of this host is partly masked, as in a container, and the kernel then lets nobody mount a new \
              one: run the outer container with its /proc unmasked, or leave Namespaces::PID out"
         }
-        (Step::RootLayered { .. }, Operand::Call, libc::EPERM | libc::ENODEV) => {
+        (Step::RootLayered { .. } | Step::OverlayTrial, Operand::Call, libc::EPERM | libc::ENODEV) => {
             "an overlay in a user namespace needs Linux 5.11 and the overlay module: make the mount points in the \
              root directory instead"
         }

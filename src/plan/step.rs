@@ -61,6 +61,8 @@ pub(crate) enum Step {
     RootLayered {
         source: HostPath,
     },
+    /// Mounts an overlay of empty directories, and lets go of it: only the probe does.
+    OverlayTrial,
     /// Makes a directory.
     Dir {
         at: Inside,
@@ -408,6 +410,7 @@ impl fmt::Display for Step {
             Step::RootEmpty => f.write_str("root empty"),
             Step::RootDir { source } => write!(f, "root {source}"),
             Step::RootLayered { source } => write!(f, "root {source} under a private layer"),
+            Step::OverlayTrial => f.write_str("overlay"),
             Step::Dir { at } => write!(f, "dir {at}"),
             Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.len()),
             Step::Symlink { target, at } => write!(f, "symlink {} <- {at}", Escaped(target)),

@@ -59,23 +59,19 @@ impl State<'_> {
     pub(super) fn root_layered(&mut self, source: &HostPath) -> Done {
         let lower = clone_source(source)?;
         let workspace = self.workspace()?;
-        for name in [c"lower", c"upper", c"work"] {
-            sys::mkdirat(workspace, name, 0o755)?;
-        }
+        make_layers(workspace)?;
         sys::mount_setattr(lower.as_fd(), Reach::Tree, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)?;
         sys::attach_at(lower.as_fd(), workspace, c"lower")?;
-        // The options are paths: relative to the workspace they need no escapes.
-        sys::fchdir(workspace)?;
-        let context = sys::fsopen(c"overlay")?;
-        sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
-        for (key, value) in [(c"lowerdir", c"lower"), (c"upperdir", c"upper"), (c"workdir", c"work")] {
-            sys::fsconfig(context.as_fd(), key, value)?;
-        }
-        // In a user namespace the overlay can't keep its marks in trusted.*.
-        sys::fsconfig_flag(context.as_fd(), c"userxattr")?;
-        let root = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV)?;
+        let root = mount_layers(workspace)?;
         self.add_own(root.as_fd())?;
         self.set_root(root)
+    }
+
+    /// An overlay of nothing but the workspace: shows whether this host has them in a user namespace.
+    pub(super) fn overlay_trial(&self) -> Done {
+        let workspace = self.workspace()?;
+        make_layers(workspace)?;
+        Ok(mount_layers(workspace).map(drop)?)
     }
 
     fn set_root(&mut self, root: Fd) -> Done {
@@ -321,6 +317,28 @@ impl State<'_> {
 fn clone_source(source: &HostPath) -> sys::Result<Fd> {
     let source = sys::openat2(sys::CWD, &source.0, libc::O_PATH, 0, libc::RESOLVE_NO_SYMLINKS)?;
     sys::clone_tree(source.as_fd(), c"")
+}
+
+/// The directories of an overlay, in the workspace.
+fn make_layers(workspace: BorrowedFd<'_>) -> sys::Result<()> {
+    for name in [c"lower", c"upper", c"work"] {
+        sys::mkdirat(workspace, name, 0o755)?;
+    }
+    Ok(())
+}
+
+/// Mounts the overlay of those directories.
+fn mount_layers(workspace: BorrowedFd<'_>) -> sys::Result<Fd> {
+    // The options are paths: relative to the workspace they need no escapes.
+    sys::fchdir(workspace)?;
+    let context = sys::fsopen(c"overlay")?;
+    sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
+    for (key, value) in [(c"lowerdir", c"lower"), (c"upperdir", c"upper"), (c"workdir", c"work")] {
+        sys::fsconfig(context.as_fd(), key, value)?;
+    }
+    // In a user namespace the overlay can't keep its marks in trusted.*.
+    sys::fsconfig_flag(context.as_fd(), c"userxattr")?;
+    sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV)
 }
 
 fn create(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> sys::Result<Fd> {

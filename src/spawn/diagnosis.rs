@@ -4,7 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Layer};
-use crate::host;
+use crate::host::{Refused, why_denied};
+use crate::layer::namespaces::Namespaces;
 use crate::plan::{Fault, Operand, Plan, Step, hint, os};
 use crate::postfork::Report;
 use crate::sys::Ended;
@@ -21,9 +22,15 @@ pub(super) fn step(plan: &Plan, report: &Report, fault: Fault) -> Error {
     if let Some(path) = step.path(fault.operand) {
         error = error.with_path(path);
     }
-    match hint(step, fault) {
-        Some(hint) => error.with_hint(hint),
-        None => user_namespace(error, step, fault.errno),
+    // A user namespace that is worth nothing explains more than the step that showed it.
+    let forbidden = match fault.operand {
+        Operand::Call => forbidden(plan, step, fault.errno),
+        _ => None,
+    };
+    match (forbidden, hint(step, fault)) {
+        (Some(why), _) => error.with_kind(ErrorKind::Unsupported).with_hint(why),
+        (None, Some(hint)) => error.with_hint(hint),
+        (None, None) => error,
     }
 }
 
@@ -31,7 +38,13 @@ pub(super) fn step(plan: &Plan, report: &Report, fault: Fault) -> Error {
 pub(super) fn failed(plan: &Plan, clone: usize, errno: i32) -> Error {
     match plan.steps.get(clone) {
         None => Error::os(Layer::Namespaces, "clone", errno),
-        Some(step) => user_namespace(Error::os(step.layer(), step.to_string(), errno), step, errno),
+        Some(step) => {
+            let error = Error::os(step.layer(), step.to_string(), errno);
+            match forbidden(plan, step, errno) {
+                Some(why) => error.with_kind(ErrorKind::Unsupported).with_hint(why),
+                None => error,
+            }
+        }
     }
 }
 
@@ -46,17 +59,29 @@ pub(super) fn died(plan: &Plan, step: usize, ended: Option<Ended>) -> Error {
     Error::new(layer, ErrorKind::Os, words, cause)
 }
 
-/// Adds why the host forbids user namespaces, if that is what the error looks like.
-fn user_namespace(error: Error, step: &Step, errno: i32) -> Error {
-    let makes = match step {
-        Step::Clone { namespaces, .. } => namespaces & libc::CLONE_NEWUSER as u64 != 0,
-        Step::WriteProc { layer: Layer::Ids, .. } | Step::Private | Step::Workspace => true,
-        _ => false,
+/// Why the host forbids namespaces, if that is what the error looks like.
+fn forbidden(plan: &Plan, step: &Step, errno: i32) -> Option<String> {
+    let made = |step: &Step| match step {
+        Step::Clone { namespaces, .. } | Step::Unshare { namespaces } => {
+            Namespaces::from_bits_truncate(*namespaces as u32)
+        }
+        _ => Namespaces::empty(),
     };
-    match makes.then(|| host::why_no_user_namespace(errno)).flatten() {
-        Some(denied) => error.with_kind(ErrorKind::Unsupported).with_hint(denied),
-        None => error,
-    }
+    let refused = match step {
+        Step::Clone { namespaces: 1.., .. } | Step::Unshare { .. } => Refused::New(made(step)),
+        // What the capabilities of a new user namespace allow everybody.
+        Step::WriteProc { layer: Layer::Ids, .. }
+        | Step::LoopbackUp
+        | Step::Hostname { .. }
+        | Step::Domainname
+        | Step::Workspace
+            if plan.steps.iter().any(|step| made(step).contains(Namespaces::USER)) =>
+        {
+            Refused::Inside
+        }
+        _ => return None,
+    };
+    why_denied(errno, refused)
 }
 
 /// A program that could not be executed.

@@ -109,14 +109,14 @@ impl Map<'_> {
 }
 
 /// Looks a helper up: in PATH, and where distributions put it.
-fn find(helper: &str) -> Option<PathBuf> {
+pub(crate) fn find(helper: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
     dirs.chain(["/usr/bin".into(), "/run/wrappers/bin".into()]).map(|dir| dir.join(helper)).find(|path| path.is_file())
 }
 
 /// What /etc/subuid may call the caller: by name, or by number.
-fn names() -> Vec<String> {
+pub(crate) fn names() -> Vec<String> {
     let uid = nix::unistd::getuid();
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     user.map(|user| user.name).into_iter().chain([uid.to_string()]).collect()

@@ -3,6 +3,7 @@
 mod diagnosis;
 mod holder;
 mod process;
+mod trial;
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -19,7 +20,9 @@ use crate::plan::{Given, Launch, Memory, Plan, Step};
 use crate::postfork::{self, Context, Report};
 use crate::sys::{self, Arena, Errno, Sharing, SignalSet};
 
+pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use process::{Cell, Process};
+pub(crate) use trial::attempt;
 
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
@@ -71,10 +74,11 @@ fn launch(plan: &Plan, launch: &Launch, arena: &Arena<Report>, context: &Context
     };
     drop(blocked);
     match cloned {
-        Err(Errno(errno)) => match arena.fault() {
-            Some(fault) => Err(diagnosis::step(plan, arena, fault)),
-            None => Err(diagnosis::failed(plan, launch.clone, errno)),
-        },
+        // A go-between says at which step it has failed, which need not be the clone.
+        Err(Errno(errno)) => Err(match arena.fault() {
+            Some(fault) => diagnosis::step(plan, arena, fault),
+            None => diagnosis::failed(plan, launch.clone, errno),
+        }),
         Ok(process) => check(plan, launch, arena, process),
     }
 }

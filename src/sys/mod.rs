@@ -11,6 +11,7 @@ mod fd;
 mod image;
 mod mount;
 mod process;
+mod query;
 mod strings;
 
 use core::ffi::{CStr, c_int, c_long};
@@ -21,6 +22,7 @@ pub(crate) use fd::*;
 pub(crate) use image::{executable, init_image};
 pub(crate) use mount::*;
 pub(crate) use process::*;
+pub(crate) use query::*;
 pub(crate) use strings::CStringArray;
 
 /// The error number of a failed system call.

@@ -1,0 +1,32 @@
+//! Questions about the kernel that change nothing.
+
+use core::ffi::CStr;
+
+use super::{Errno, Result, call, ptr};
+
+/// landlock_create_ruleset(2) with `LANDLOCK_CREATE_RULESET_VERSION`: the version of the Landlock interface.
+pub(crate) fn landlock_version() -> Result<u32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: usize = 1;
+    let args = [0, 0, LANDLOCK_CREATE_RULESET_VERSION];
+    // SAFETY: For this question the kernel wants no structure, and makes no descriptor.
+    unsafe { call(libc::SYS_landlock_create_ruleset, args) }.map(|version| version as u32)
+}
+
+/// seccomp(2) with `SECCOMP_GET_ACTION_AVAIL`: whether filters can have this action.
+pub(crate) fn seccomp_has(action: u32) -> Result<()> {
+    let args = [libc::SECCOMP_GET_ACTION_AVAIL as usize, 0, &raw const action as usize];
+    // SAFETY: The kernel reads one number, which outlives the call.
+    unsafe { call(libc::SYS_seccomp, args) }.map(drop)
+}
+
+/// clone3(2) with arguments of no size, which makes no process: EINVAL says that the call is to be had.
+pub(crate) fn clone3_refusal() -> Errno {
+    // SAFETY: With a size of 0 the kernel reads nothing.
+    unsafe { call(libc::SYS_clone3, [0, 0]) }.err().unwrap_or(Errno(libc::EIO))
+}
+
+/// getxattr(2): the size of an extended attribute.
+pub(crate) fn xattr_size(path: &CStr, name: &CStr) -> Result<usize> {
+    // SAFETY: Both strings end in a zero byte and are only read; with a size of 0 the kernel writes nothing.
+    unsafe { call(libc::SYS_getxattr, [ptr(path), ptr(name), 0, 0]) }
+}
