@@ -1,0 +1,9 @@
+//! Prints what this host can do, and the remedy where it can't.
+//!
+//! ```text
+//! cargo run --example probe
+//! ```
+
+fn main() {
+    println!("{}", belljar::host::probe());
+}
