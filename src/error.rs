@@ -75,6 +75,10 @@ pub enum Layer {
     Capabilities,
     /// What else a process inherits: session, signals, umask, priorities, working directory.
     Process,
+    /// Landlock's rules.
+    Landlock,
+    /// The filter of system calls.
+    Seccomp,
     /// Executing the program.
     Exec,
 }
@@ -90,6 +94,8 @@ impl fmt::Display for Layer {
             Layer::Limits => "limits",
             Layer::Capabilities => "capabilities",
             Layer::Process => "process",
+            Layer::Landlock => "landlock",
+            Layer::Seccomp => "seccomp",
             Layer::Exec => "exec",
         })
     }

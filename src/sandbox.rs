@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use crate::command::Command;
 use crate::layer::ids::{IdMap, Ids};
+use crate::layer::landlock::Landlock;
 use crate::layer::mount::{Mount, Tmpfs};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
+use crate::layer::seccomp::Seccomp;
 use crate::rootfs::Rootfs;
 
 /// A policy: what a program gets to see and to use. A plain value, to be built once and used for many commands.
@@ -37,6 +39,8 @@ pub struct Sandbox {
     pub(crate) ids: Ids,
     pub(crate) hostname: Option<String>,
     pub(crate) network: Option<Network>,
+    pub(crate) landlock: Landlock,
+    pub(crate) seccomp: Seccomp,
 }
 
 impl Sandbox {
@@ -147,6 +151,18 @@ impl Sandbox {
     /// [`Network::Host`] alone leaves that namespace out.
     pub fn network(mut self, network: Network) -> Self {
         self.network = Some(network);
+        self
+    }
+
+    /// Sets the Landlock rules. The default is [`Landlock::derived`].
+    pub fn landlock(mut self, landlock: Landlock) -> Self {
+        self.landlock = landlock;
+        self
+    }
+
+    /// Sets the filter of system calls. The default is [`Seccomp::container`].
+    pub fn seccomp(mut self, seccomp: Seccomp) -> Self {
+        self.seccomp = seccomp;
         self
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::Layer;
-use crate::sys::CStringArray;
+use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
 
 /// What the kernel is asked for, once.
 #[derive(Debug)]
@@ -175,6 +175,16 @@ pub(crate) enum Step {
     Chdir {
         path: CString,
     },
+    /// Makes a set of Landlock rules.
+    LandlockRuleset { handled: LandlockHandled, version: u32 },
+    /// Allows what lies at a path inside; `file` is what makes sense if that is no directory.
+    LandlockPath { path: CString, access: u64, file: u64 },
+    /// Allows a TCP port.
+    LandlockPort { port: u16, access: u64 },
+    /// Takes the rules upon itself, for good.
+    LandlockRestrict { flags: u32 },
+    /// Takes a filter of system calls upon itself, for good.
+    Seccomp { program: Vec<BpfInstruction> },
     /// Resets every signal action, then unblocks all.
     Signals,
     /// Becomes the program: the first of `candidates` that can be executed.
@@ -281,6 +291,11 @@ impl Step {
             | Step::Umask { .. }
             | Step::Chdir { .. }
             | Step::Signals => Layer::Process,
+            Step::LandlockRuleset { .. }
+            | Step::LandlockPath { .. }
+            | Step::LandlockPort { .. }
+            | Step::LandlockRestrict { .. } => Layer::Landlock,
+            Step::Seccomp { .. } => Layer::Seccomp,
             Step::ExecInit { .. } | Step::Exec { .. } => Layer::Exec,
             _ => Layer::Mount,
         }
@@ -296,7 +311,7 @@ impl Step {
             }
             (Step::Tmpfs { at, .. } | Step::Proc { at } | Step::Devpts { at } | Step::Mask { at }, _) => &at.path,
             (Step::Protect { at } | Step::Seal { at, .. }, _) => &at.path,
-            (Step::Chdir { path }, _) => path,
+            (Step::Chdir { path } | Step::LandlockPath { path, .. }, _) => path,
             (Step::Exec { program, .. }, _) => program,
             (Step::WriteProc { path, .. }, _) => return Some(os(path).into()),
             _ => return None,
@@ -462,6 +477,21 @@ impl fmt::Display for Step {
             Step::CapabilitySets => f.write_str("capset none"),
             Step::NoNewPrivs => f.write_str("no_new_privs"),
             Step::Chdir { path } => write!(f, "chdir {}", Escaped(path)),
+            Step::LandlockRuleset { handled, .. } => {
+                let parts = [(handled.fs, " files"), (handled.net, " tcp"), (handled.scoped, " signals,sockets")];
+                f.write_str("ruleset")?;
+                parts.iter().filter(|(bits, _)| *bits != 0).try_for_each(|(_, name)| f.write_str(name))
+            }
+            Step::LandlockPath { path, access, .. } => {
+                let kinds = [(1 << 2, "r"), (1 << 1, "w"), (1 << 0, "x")];
+                let kinds: String = kinds.iter().filter(|(bit, _)| access & bit != 0).map(|(_, kind)| *kind).collect();
+                write!(f, "allow {kinds} {}", Escaped(path))
+            }
+            Step::LandlockPort { port, access } => {
+                write!(f, "allow {} tcp {port}", if access & 1 != 0 { "bind" } else { "connect" })
+            }
+            Step::LandlockRestrict { .. } => f.write_str("restrict_self"),
+            Step::Seccomp { program } => write!(f, "filter of {} instructions", program.len()),
             Step::Signals => f.write_str("signals default"),
             Step::Exec { program, argv, .. } if f.alternate() => {
                 let args: Vec<_> = argv.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();

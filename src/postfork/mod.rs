@@ -142,7 +142,7 @@ fn on<T>(operand: Operand, result: sys::Result<T>) -> Result<T, Fault> {
 
 /// The body of a process: takes its steps, the last of which is an exec that does not return.
 fn run(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report) {
-    let mut state = State { context, report, workspace: None, root: None };
+    let mut state = State { context, report, workspace: None, root: None, ruleset: None };
     let first = launch.body.start;
     let steps = plan.steps.get(launch.body.clone()).unwrap_or_default();
     for (offset, step) in steps.iter().enumerate() {
@@ -159,7 +159,7 @@ fn run(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report) {
 ///
 /// It shares the host's descriptor table, since it touches none of it: a copy would be paid for by every open file.
 fn enter(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report, stack: sys::Stack<'_>) {
-    let mut state = State { context, report, workspace: None, root: None };
+    let mut state = State { context, report, workspace: None, root: None, ruleset: None };
     for index in launch.enter.clone() {
         report.at(index);
         let done = plan.steps.get(index).map(|step| state.take(step));
@@ -237,6 +237,8 @@ struct State<'a> {
     workspace: Option<Fd>,
     /// The root to be.
     root: Option<Fd>,
+    /// The Landlock rules, until they are in force.
+    ruleset: Option<Fd>,
 }
 
 impl State<'_> {
@@ -296,6 +298,11 @@ impl State<'_> {
             Step::CapabilitySets => Ok(sys::drop_capabilities()?),
             Step::NoNewPrivs => Ok(sys::no_new_privs()?),
             Step::Chdir { path } => program::chdir(path),
+            Step::LandlockRuleset { handled, version } => self.landlock_ruleset(handled, *version),
+            Step::LandlockPath { path, access, file } => self.landlock_path(path, *access, *file),
+            Step::LandlockPort { port, access } => Ok(sys::landlock_allow_port(self.ruleset()?, *port, *access)?),
+            Step::LandlockRestrict { flags } => self.landlock_restrict(*flags),
+            Step::Seccomp { program } => Ok(sys::add_filter(program)?),
             Step::Signals => program::default_signals(),
             Step::Exec { candidates, argv, envp, .. } => self.exec(candidates, argv, envp),
         }

@@ -2,15 +2,37 @@
 
 use core::ffi::CStr;
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Done, HEAD, State};
-use crate::sys::{self, CStringArray, Errno};
+use crate::plan::Fault;
+use crate::sys::{self, CStringArray, Errno, LandlockHandled};
 
 impl State<'_> {
     pub(super) fn install(&self, given: usize, fd: i32) -> Done {
         let source = self.context.given.get(given).ok_or(Errno(libc::EBADF))?;
         Ok(sys::dup_to(sys::borrow(*source), fd)?)
+    }
+
+    pub(super) fn landlock_ruleset(&mut self, handled: &LandlockHandled, version: u32) -> Done {
+        self.ruleset = Some(sys::landlock_create_ruleset(handled, version)?);
+        Ok(())
+    }
+
+    pub(super) fn landlock_path(&self, path: &CStr, access: u64, file: u64) -> Done {
+        let place = sys::openat2(sys::CWD, path, libc::O_PATH, 0, libc::RESOLVE_NO_MAGICLINKS)?;
+        let access = if sys::fstat(place.as_fd())?.is_dir() { access } else { file };
+        Ok(sys::landlock_allow_path(self.ruleset()?, place.as_fd(), access)?)
+    }
+
+    pub(super) fn landlock_restrict(&mut self, flags: u32) -> Done {
+        sys::landlock_restrict_self(self.ruleset()?, flags)?;
+        self.ruleset = None;
+        Ok(())
+    }
+
+    pub(super) fn ruleset(&self) -> Result<BorrowedFd<'_>, Fault> {
+        self.ruleset.as_ref().map(AsFd::as_fd).ok_or(Errno(libc::EBADF).into())
     }
 
     /// Tries the candidates as execvp(3) does, and reports what became of them.

@@ -8,6 +8,7 @@
 pub(crate) mod arch;
 mod clone;
 mod fd;
+mod confine;
 mod image;
 mod mount;
 mod process;
@@ -17,7 +18,9 @@ mod strings;
 use core::ffi::{CStr, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+pub(crate) use arch::AUDIT_ARCH;
 pub(crate) use clone::{Arena, Cloned, Sharing, Stack, clone};
+pub(crate) use confine::*;
 pub(crate) use fd::*;
 pub(crate) use image::{executable, init_image};
 pub(crate) use mount::*;

@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Action, Clauses, Operator, SyscallArg};
-use crate::plan::BpfInstruction;
-use crate::sys::AUDIT_ARCH;
+use crate::sys::{AUDIT_ARCH, BpfInstruction};
 
 /// `struct seccomp_data`: the number, the processor, the instruction pointer, six arguments.
 const NUMBER: u32 = 0;

@@ -7,7 +7,8 @@ mod table;
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Layer, Result};
-use crate::plan::{BpfInstruction, Step};
+use crate::plan::Step;
+use crate::sys::BpfInstruction;
 
 /// A filter of system calls: which ones the program may make, by name and by argument.
 ///

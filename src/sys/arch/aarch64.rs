@@ -6,6 +6,9 @@ use core::ffi::{c_long, c_void};
 /// `e_machine` of an ELF file for this processor.
 pub(crate) const ELF_MACHINE: u16 = 183;
 
+/// What a filter of system calls sees of this processor: `AUDIT_ARCH_AARCH64`.
+pub(crate) const AUDIT_ARCH: u32 = 0xc000_00b7;
+
 /// Makes one system call, and returns what the kernel put into the result register.
 ///
 /// # Safety

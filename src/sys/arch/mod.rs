@@ -11,7 +11,7 @@ mod imp;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("belljar supports x86_64 and aarch64: src/sys/arch has a file for each");
 
-pub(crate) use imp::{ELF_MACHINE, clone, syscall, trap};
+pub(crate) use imp::{AUDIT_ARCH, ELF_MACHINE, clone, syscall, trap};
 
 /// The code of init.
 pub(crate) fn init_code() -> &'static [u8] {

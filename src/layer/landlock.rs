@@ -1,0 +1,300 @@
+//! Landlock: rules for files, TCP ports, signals and abstract sockets that no mount, link or descriptor gets around.
+//!
+//! The rules are added by the child: they name files by what they are, and those of the sandbox's own file systems
+//! only exist there.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Layer, Result};
+use crate::plan::Step;
+use crate::sys::{Errno, LandlockHandled, landlock_version};
+
+/// Landlock rules: see landlock(7).
+///
+/// The default, [`Landlock::derived`], says the same as the sandbox's mounts in a second language: everything in the root can be
+/// read and executed, and what is mounted writable can be written. With [`Network::None`](crate::Network::None) it also
+/// denies TCP; and it keeps signals and abstract sockets inside. It is applied as far as the kernel's Landlock goes, and
+/// [`Child::report`](crate::Child::report) tells how far that is. A rule that is added by name is enforced, or the start
+/// fails.
+///
+/// What is not protected: a directory that is mounted read-only inside of a writable one is held by the mount alone; file
+/// attributes, such as modes and times, and sockets in the file system are not Landlock's.
+///
+/// # Kernel
+///
+/// Linux 5.13 or later, with Landlock among its security modules. Moving files between directories needs 5.19
+/// (Landlock ABI 2), truncation is controlled from 6.2 (ABI 3), TCP from 6.7 (ABI 4), device ioctls from 6.10 (ABI 5),
+/// signals and abstract sockets from 6.12 (ABI 6), audit from 6.15 (ABI 7).
+///
+/// # Examples
+///
+/// ```
+/// use belljar::{Landlock, Namespaces, Sandbox, Seccomp};
+///
+/// // No namespace at all, as where a container engine forbids them: Landlock and seccomp alone.
+/// let sandbox = Sandbox::new()
+///     .namespaces(Namespaces::empty())
+///     .landlock(Landlock::new().allow_execute("/usr").allow_read("/etc/ld.so.cache").allow_write("/dev/null"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Landlock {
+    base: Base,
+    paths: Vec<(PathBuf, u64)>,
+    ports: Vec<(u16, u64)>,
+    audit: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    Off,
+    Derived,
+    Nothing,
+}
+
+/// Access rights to files, from `linux/landlock.h`.
+mod fs {
+    pub(super) const EXECUTE: u64 = 1 << 0;
+    pub(super) const WRITE_FILE: u64 = 1 << 1;
+    pub(super) const READ_FILE: u64 = 1 << 2;
+    pub(super) const READ_DIR: u64 = 1 << 3;
+    pub(super) const REFER: u64 = 1 << 13;
+    pub(super) const TRUNCATE: u64 = 1 << 14;
+    pub(super) const IOCTL_DEV: u64 = 1 << 15;
+
+    pub(super) const READ: u64 = READ_FILE | READ_DIR;
+    pub(super) const RUN: u64 = READ | EXECUTE;
+    /// Writing, and bits 4 to 12: removing and making files of every kind.
+    pub(super) const WRITE: u64 = WRITE_FILE | 0x1ff0 | REFER | TRUNCATE;
+    /// What makes sense for something that is no directory.
+    pub(super) const FILE: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
+}
+
+const BIND_TCP: u64 = 1 << 0;
+const CONNECT_TCP: u64 = 1 << 1;
+const SCOPES: u64 = 0b11;
+const LOG_NEW_EXEC: u32 = 1 << 1;
+
+/// The versions that brought something.
+const REFER: u32 = 2;
+const TRUNCATE: u32 = 3;
+const TCP: u32 = 4;
+const IOCTL: u32 = 5;
+const SCOPE: u32 = 6;
+const AUDIT: u32 = 7;
+
+/// What of the policy the rules depend on.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Where the program may write, inside, and whether that is a directory. None without mounts of the sandbox's own.
+    pub(crate) writable: Option<Vec<(CString, bool)>>,
+    /// Whether there is a /dev and a /proc of the sandbox's own.
+    pub(crate) devices: bool,
+    pub(crate) proc: bool,
+    /// Whether the program has no network at all.
+    pub(crate) no_network: bool,
+}
+
+/// What the rules come to.
+#[derive(Debug)]
+pub(crate) struct Lowered {
+    /// Before privileges are gone: what may be used is looked up.
+    pub(crate) rules: Vec<Step>,
+    /// After no_new_privs.
+    pub(crate) restrict: Option<Step>,
+    /// How far the kernel goes, if not all the way.
+    pub(crate) lacking: Option<String>,
+}
+
+impl Default for Landlock {
+    fn default() -> Self {
+        Self::derived()
+    }
+}
+
+impl Landlock {
+    fn with(base: Base) -> Self {
+        Self { base, paths: Vec::new(), ports: Vec::new(), audit: false }
+    }
+
+    /// Rules that follow from the mounts. Without [`Namespaces::MOUNT`](crate::Namespaces::MOUNT) there are none to follow
+    /// from, and files are not restricted, unless rules are added.
+    pub fn derived() -> Self {
+        Self::with(Base::Derived)
+    }
+
+    /// No Landlock: for programs that mount file systems, which it forbids.
+    pub fn off() -> Self {
+        Self::with(Base::Off)
+    }
+
+    /// No file may be touched, and no TCP port used, but what is allowed by name.
+    pub fn new() -> Self {
+        Self::with(Base::Nothing)
+    }
+
+    /// Allows reading what is at `path`, an absolute path inside, and below.
+    pub fn allow_read(self, path: impl AsRef<Path>) -> Self {
+        self.path(path, fs::READ)
+    }
+
+    /// Allows reading and writing what is at `path` and below, making and removing files included.
+    pub fn allow_write(self, path: impl AsRef<Path>) -> Self {
+        self.path(path, fs::READ | fs::WRITE | fs::IOCTL_DEV)
+    }
+
+    /// Allows reading and executing what is at `path` and below.
+    pub fn allow_execute(self, path: impl AsRef<Path>) -> Self {
+        self.path(path, fs::RUN)
+    }
+
+    /// Allows connecting to a TCP port; to no other, once one is named. Needs Linux 6.7.
+    pub fn connect_tcp(self, port: u16) -> Self {
+        self.port(port, CONNECT_TCP)
+    }
+
+    /// Allows listening at a TCP port; at no other, once one is named. Needs Linux 6.7.
+    pub fn bind_tcp(self, port: u16) -> Self {
+        self.port(port, BIND_TCP)
+    }
+
+    /// Has the kernel's audit log tell what is denied to the program. Needs Linux 6.15.
+    pub fn audit(mut self) -> Self {
+        self.audit = true;
+        self
+    }
+
+    fn path(mut self, path: impl AsRef<Path>, access: u64) -> Self {
+        self.paths.push((path.as_ref().to_owned(), access));
+        self
+    }
+
+    fn port(mut self, port: u16, access: u64) -> Self {
+        self.ports.push((port, access));
+        self
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.base == Base::Off
+    }
+
+    pub(crate) fn lower(&self, setting: &Setting) -> Result<Lowered> {
+        let nothing = |lacking: Option<String>| Lowered { rules: Vec::new(), restrict: None, lacking };
+        if self.is_off() {
+            if !self.paths.is_empty() || !self.ports.is_empty() || self.audit {
+                let cause = "rules contradict Landlock::off()";
+                return Err(Error::invalid(Layer::Landlock, "rules", cause));
+            }
+            return Ok(nothing(None));
+        }
+        let version = match landlock_version() {
+            Ok(version) => version,
+            Err(errno) => {
+                self.check_named(0, errno)?;
+                return Ok(nothing(Some(why_none(errno))));
+            }
+        };
+        self.check_named(version, Errno(libc::EOPNOTSUPP))?;
+        let handled = self.handled(setting, version);
+        if handled == LandlockHandled::default() {
+            return Ok(nothing(Some("there is nothing to restrict".to_owned())));
+        }
+        let mut rules = vec![Step::LandlockRuleset { handled, version }];
+        if handled.fs != 0 {
+            for (path, access) in self.path_rules(setting)? {
+                rules.push(Step::LandlockPath { path, access: access & handled.fs, file: access & handled.fs & fs::FILE });
+            }
+        }
+        rules.extend(self.ports.iter().map(|(port, access)| Step::LandlockPort { port: *port, access: *access }));
+        let flags = if self.audit { LOG_NEW_EXEC } else { 0 };
+        Ok(Lowered { rules, restrict: Some(Step::LandlockRestrict { flags }), lacking: lacking(version) })
+    }
+
+    /// What is asked for by name is enforced, or nothing starts.
+    fn check_named(&self, version: u32, Errno(errno): Errno) -> Result<()> {
+        let needs = [
+            (self.base == Base::Nothing || !self.paths.is_empty(), 1, "rules for files"),
+            (!self.ports.is_empty(), TCP, "rules for TCP ports"),
+            (self.audit, AUDIT, "audit"),
+        ];
+        let Some((_, needed, what)) = needs.into_iter().find(|(asked, needed, _)| *asked && *needed > version) else {
+            return Ok(());
+        };
+        let cause = match version {
+            0 => why_none(Errno(errno)),
+            _ => format!("{what} need Landlock ABI {needed}, and this kernel has {version}"),
+        };
+        Err(Error::new(Layer::Landlock, ErrorKind::Unsupported, what, cause).with_errno(errno))
+    }
+
+    /// What is denied unless a rule allows it.
+    fn handled(&self, setting: &Setting, version: u32) -> LandlockHandled {
+        let mut files = fs::RUN | fs::WRITE | fs::IOCTL_DEV;
+        for (since, access) in [(REFER, fs::REFER), (TRUNCATE, fs::TRUNCATE), (IOCTL, fs::IOCTL_DEV)] {
+            if version < since {
+                files &= !access;
+            }
+        }
+        let derivable = setting.writable.is_some() || !self.paths.is_empty();
+        let named = self.ports.iter().fold(0, |all, (_, access)| all | access);
+        let all_tcp = setting.no_network || self.base == Base::Nothing;
+        LandlockHandled {
+            fs: if self.base == Base::Nothing || derivable { files } else { 0 },
+            net: match version {
+                0..TCP => 0,
+                _ if all_tcp => BIND_TCP | CONNECT_TCP,
+                _ => named,
+            },
+            scoped: if version < SCOPE { 0 } else { SCOPES },
+        }
+    }
+
+    /// The paths that may be used, and how.
+    fn path_rules(&self, setting: &Setting) -> Result<Vec<(CString, u64)>> {
+        let mut rules = Vec::new();
+        if let (Base::Derived, Some(writable)) = (self.base, &setting.writable) {
+            rules.push((c"/".into(), fs::RUN));
+            if setting.devices {
+                rules.push((c"/dev".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV));
+            }
+            if setting.proc {
+                rules.push((c"/proc".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE));
+            }
+            for (path, is_dir) in writable {
+                let access = fs::RUN | fs::WRITE;
+                rules.push((path.clone(), if *is_dir { access } else { access & fs::FILE }));
+            }
+        }
+        for (path, access) in &self.paths {
+            let invalid = |cause| Error::invalid(Layer::Landlock, "rules", cause).with_path(path);
+            if !path.is_absolute() {
+                return Err(invalid("a path inside must be absolute"));
+            }
+            let kernel = CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid("the path has a zero byte"))?;
+            rules.push((kernel, *access));
+        }
+        Ok(rules)
+    }
+}
+
+fn why_none(errno: Errno) -> String {
+    match errno {
+        Errno(libc::EOPNOTSUPP) => "Landlock is switched off on this kernel (boot parameter lsm=)".to_owned(),
+        Errno(libc::ENOSYS) => "this kernel has no Landlock, or a filter of system calls hides it".to_owned(),
+        Errno(errno) => format!("Landlock can't be asked: {}", std::io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// What the kernel's version lacks of what the newest has.
+fn lacking(version: u32) -> Option<String> {
+    let parts = [
+        (REFER, "moving files between directories is denied everywhere"),
+        (TRUNCATE, "truncation is not controlled"),
+        (TCP, "TCP is not controlled"),
+        (IOCTL, "ioctls of devices are not controlled"),
+        (SCOPE, "signals and abstract sockets are not kept inside"),
+    ];
+    let missing: Vec<_> = parts.iter().filter(|(since, _)| version < *since).map(|(_, what)| *what).collect();
+    (!missing.is_empty()).then(|| format!("ABI {version}: {}", missing.join("; ")))
+}
