@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::error::{Error, Layer, Result};
-use crate::plan::Step;
+use crate::plan::{Escaped, Step};
 use crate::sys::CStringArray;
 
 /// The longest argument or `NAME=value`, with its zero byte: the kernel's `MAX_ARG_STRLEN`.
@@ -40,9 +40,9 @@ impl Program<'_> {
         }
         let mut envp = Vec::new();
         for (name, value) in &self.env {
-            let shown = name.to_string_lossy();
+            let shown = Escaped(name.as_bytes());
             if name.is_empty() || name.as_bytes().contains(&b'=') {
-                let cause = format!("{shown:?} can't be the name of a variable");
+                let cause = format!("\"{shown}\" can't be the name of a variable");
                 return Err(Error::invalid(Layer::Exec, "environment", cause));
             }
             let variable = [name.as_bytes(), b"=", value.as_bytes()].concat();

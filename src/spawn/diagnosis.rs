@@ -1,11 +1,8 @@
 //! What a failed start is told as: the parent owns the words.
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-
 use crate::error::{Error, ErrorKind, Layer};
 use crate::host;
-use crate::plan::{Fault, Operand, Plan, Step, hint, os};
+use crate::plan::{Escaped, Fault, Operand, Plan, Step, hint, os};
 use crate::postfork::Report;
 use crate::sys::Ended;
 
@@ -78,9 +75,8 @@ fn exec(step: &Step, candidates: &[std::ffi::CString], report: &Report, fault: F
 }
 
 fn exec_hint(errno: i32, head: &[u8]) -> Option<String> {
-    let needed = interpreter(head);
-    let shown = needed.map(|path| Path::new(std::ffi::OsStr::from_bytes(path)).display().to_string());
-    let hint = match (errno, head.first(), shown) {
+    // The file may be hostile: its words are not for the terminal as they are.
+    let hint = match (errno, head.first(), interpreter(head).map(Escaped)) {
         (libc::ENOENT, Some(_), Some(needed)) if head.starts_with(b"#!") => {
             format!("the interpreter {needed} of the script, or what that needs to start, is missing inside")
         }
@@ -125,6 +121,9 @@ fn interpreter(head: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
     use super::*;
 
     #[test]
