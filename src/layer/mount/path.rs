@@ -44,6 +44,9 @@ pub(super) fn host_path(path: &Path, words: &str) -> Result<(HostPath, HostKind)
     if let Err(Errno(libc::ELOOP)) = opened {
         resolved = CString::new(follow(&absolute, path, words)?.as_os_str().as_bytes()).map_err(zero)?;
         opened = open_without_links(&resolved);
+    } else if opened.is_ok() {
+        // Without links "/a/.." is "/", and must read so: the host's root goes by its name.
+        resolved = CString::new(plain(&absolute).as_os_str().as_bytes()).map_err(zero)?;
     }
     let stat = opened.and_then(|file| sys::fstat(file.as_fd())).map_err(|Errno(errno)| failed(errno))?;
     let kind = if stat.is_dir() { HostKind::Dir } else { HostKind::Other };
@@ -90,6 +93,18 @@ fn follow(absolute: &Path, path: &Path, words: &str) -> Result<PathBuf> {
         }
     }
     Ok(resolved)
+}
+
+/// An absolute path that leads over no link, without "..".
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::from("/");
+    for name in names(path) {
+        match name == ".." {
+            true => drop(plain.pop()),
+            false => plain.push(name),
+        }
+    }
+    plain
 }
 
 fn names(path: &Path) -> VecDeque<OsString> {
