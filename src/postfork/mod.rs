@@ -257,7 +257,7 @@ impl State<'_> {
             Step::RootEmpty => self.root_empty(),
             Step::RootDir { source } => self.root_dir(source),
             Step::RootLayered { source } => self.root_layered(source),
-            Step::Dir { at } => self.target(at).map(drop),
+            Step::Dir { at } => self.dir(at),
             Step::File { at, name, data } => self.file(at, name, data),
             Step::Symlink { target, at } => self.symlink(target, at),
             Step::Bind { source, at, attributes } => self.bind(source, at, *attributes),
