@@ -48,7 +48,7 @@ impl Program<'_> {
             let variable = [name.as_bytes(), b"=", value.as_bytes()].concat();
             envp.push(string(&format!("the variable {shown}"), OsStr::from_bytes(&variable))?);
         }
-        check_total(&argv, &envp)?;
+        check_total(&argv, &envp, &candidates)?;
         let (argv, envp) = (CStringArray::new(argv), CStringArray::new(envp));
         steps.push(Step::Exec { program, candidates, argv, envp });
         Ok(())
@@ -76,9 +76,11 @@ fn string(what: &str, value: &OsStr) -> Result<CString> {
     CString::new(value.as_bytes()).map_err(|_| invalid(format!("{what} has a zero byte")))
 }
 
-fn check_total(argv: &[CString], envp: &[CString]) -> Result<()> {
+/// Refuses what the kernel can't take whichever candidate is executed: it counts the path of that one too.
+fn check_total(argv: &[CString], envp: &[CString], candidates: &[CString]) -> Result<()> {
     let size = |string: &CString| string.as_bytes_with_nul().len() + size_of::<usize>();
-    let total: usize = argv.iter().chain(envp).map(size).sum();
+    let path = candidates.iter().map(|path| path.as_bytes_with_nul().len()).min().unwrap_or(0);
+    let total = argv.iter().chain(envp).map(size).sum::<usize>() + path;
     if total > TOTAL_MAX {
         let cause = format!("arguments and environment take {total} bytes: the kernel takes {TOTAL_MAX}");
         return Err(Error::invalid(Layer::Exec, "execve", cause).with_errno(libc::E2BIG));

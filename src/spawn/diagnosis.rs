@@ -83,7 +83,10 @@ fn exec_hint(errno: i32, head: &[u8]) -> Option<String> {
         (libc::ENOENT, Some(_), Some(needed)) => format!("the ELF loader {needed} is missing inside"),
         (libc::ENOENT, Some(_), None) => "the program is there, but its interpreter is missing inside".to_owned(),
         (libc::ENOENT, None, _) => "the program is looked for inside the sandbox: there is no such file".to_owned(),
-        (libc::EACCES, ..) => "it is no file with execute permission, or lies on a file system without".to_owned(),
+        (libc::EACCES, ..) => {
+            "it, or the interpreter that it names, is no file with execute permission, or lies on a file system without"
+                .to_owned()
+        }
         (libc::ENOEXEC, ..) => "it is neither a program for this processor nor a script with a #! line".to_owned(),
         (libc::ELOOP, ..) => "it leads over too many links or interpreters".to_owned(),
         (libc::E2BIG, ..) => "arguments and environment are too long".to_owned(),
