@@ -13,7 +13,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub(crate) use hint::hint;
-pub(crate) use step::{Escaped, Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, attr, os};
+pub(crate) use step::{
+    Content, Escaped, Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, attr, os,
+};
 
 /// Every step that a spawn takes, in order. Printed, it reads like the trace of the processes that take them.
 ///

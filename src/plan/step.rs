@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::Layer;
 use crate::sys::CStringArray;
@@ -69,7 +70,7 @@ pub(crate) enum Step {
     File {
         at: Inside,
         name: CString,
-        data: Vec<u8>,
+        data: Content,
     },
     /// Makes a symbolic link.
     Symlink {
@@ -203,6 +204,17 @@ pub(crate) enum Memory {
     Copied,
     /// The host's, or a copy where the kernel refuses a time namespace in shared memory, as Linux 6.1 does.
     SharedIfAllowed,
+}
+
+/// What a file gets to hold.
+#[derive(Clone)]
+pub(crate) struct Content(pub(crate) Arc<[u8]>);
+
+impl fmt::Debug for Content {
+    /// Leaves the bytes out: they may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
 }
 
 /// An absolute path of the host that has no symbolic links.
@@ -409,7 +421,7 @@ impl fmt::Display for Step {
             Step::RootDir { source } => write!(f, "root {source}"),
             Step::RootLayered { source } => write!(f, "root {source} under a private layer"),
             Step::Dir { at } => write!(f, "dir {at}"),
-            Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.len()),
+            Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.0.len()),
             Step::Symlink { target, at } => write!(f, "symlink {} <- {at}", Escaped(target.to_bytes())),
             Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
                 write!(f, "bind_ro {source} -> {at}")

@@ -7,10 +7,9 @@ mod tmpfs;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::error::{Error, Layer, Result};
-use crate::plan::{Escaped, HostPath, Inside, InsideKind, Step, attr};
+use crate::plan::{Content, Escaped, HostPath, Inside, InsideKind, Step, attr};
 use path::{HostKind, host_path, inside, split};
 
 pub use tmpfs::Tmpfs;
@@ -29,7 +28,7 @@ pub(crate) enum Mount {
     Bind { source: PathBuf, target: PathBuf, write: bool },
     Tmpfs(Tmpfs),
     Dir(PathBuf),
-    File { path: PathBuf, data: Arc<[u8]> },
+    File { path: PathBuf, data: Content },
     Symlink { target: PathBuf, link: PathBuf },
     Mask(PathBuf),
 }
@@ -157,7 +156,7 @@ fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()>
         Mount::Dir(path) => Step::Dir { at: inside_as(path, InsideKind::Dir, &format!("dir {}", shown(path)))? },
         Mount::File { path, data } => {
             let at = inside_as(path, InsideKind::File, &format!("file {}", shown(path)))?;
-            file(at, &format!("file/{index}"), data.to_vec())?
+            file(at, &format!("file/{index}"), data.clone())?
         }
         Mount::Symlink { target, link } => {
             let words = format!("symlink {} <- {}", shown(target), shown(link));
@@ -187,7 +186,7 @@ impl Mount {
 }
 
 /// A file of our own, under a name in the workspace that is unique in the plan.
-fn file(at: Inside, name: &str, data: Vec<u8>) -> Result<Step> {
+fn file(at: Inside, name: &str, data: Content) -> Result<Step> {
     Ok(Step::File { at, name: text(&name.replace('/', "."))?, data })
 }
 
