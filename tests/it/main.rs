@@ -5,4 +5,5 @@
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
 mod harness;
+mod misuse;
 mod plan;
