@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
+mod errors;
 mod harness;
 mod misuse;
 mod plan;
