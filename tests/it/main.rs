@@ -8,3 +8,5 @@ mod errors;
 mod harness;
 mod misuse;
 mod plan;
+mod public_api;
+mod tidy;
