@@ -15,6 +15,7 @@ use std::time::Duration;
 use belljar::{Cause, Command, Error, ErrorKind, IdMap, Layer, Namespaces, Network, Rootfs, Sandbox, Stdio, Tmpfs};
 
 use crate::harness::{compile_static, host, is_root, noop, real, sh, temp_dir, with_program};
+use crate::plan::policies;
 
 /// The parts of an error, in one line.
 type Parts<'a> = (Layer, ErrorKind, &'a str, Option<i32>, Option<&'a Path>);
@@ -766,6 +767,20 @@ fn options_that_contradict_each_other_are_refused() {
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         let error = invalid(program(&without(user)), Layer::Namespaces, "clone");
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    }
+}
+
+#[test]
+fn what_a_plan_does_not_refuse_gets_as_far_as_the_program() {
+    for (policy, mut command) in policies() {
+        let error = command.spawn().expect_err("there is no such program");
+        if error.kind() == ErrorKind::Unsupported && !is_root() {
+            // Ids that nobody gives to this caller.
+            assert_eq!(error.layer(), Layer::Ids, "{policy}: {error}");
+            continue;
+        }
+        let parts = (Layer::Exec, ErrorKind::Os, "execve /no/such/program", Some(libc::ENOENT));
+        assert_eq!((error.layer(), error.kind(), error.step(), error.raw_os_error()), parts, "{policy}: {error}");
     }
 }
 

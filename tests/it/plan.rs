@@ -504,7 +504,7 @@ fn the_userland_of_the_host_has_nothing_of_its_users_or_its_state() {
 }
 
 /// Policies of every sort that this caller can use.
-fn policies() -> Vec<(String, Command)> {
+pub(crate) fn policies() -> Vec<(String, Command)> {
     let dir = real(std::env::temp_dir());
     let (uid, gid) = caller();
     let range = Sandbox::new().uid_map(IdMap::new(0, 100_000, 9)).gid_map(IdMap::new(0, 100_000, 9));
