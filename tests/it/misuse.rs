@@ -582,6 +582,41 @@ fn a_source_that_is_missing_or_closed_is_refused() {
     assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::InvalidPolicy, Some(libc::ELOOP)));
 }
 
+/// The word by which a test process knows that it was started to run one test, alone.
+const ALONE: &str = "BELLJAR_TEST_UMASK";
+
+#[test]
+fn the_umask_of_the_host_changes_nothing() {
+    if std::env::var_os(ALONE).is_none() {
+        // In a process of its own: a umask is for all threads.
+        let name = "misuse::the_umask_of_the_host_changes_nothing";
+        let output = Process::new("sh")
+            .args(["-c", "umask 077 && exec \"$@\"", "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        return;
+    }
+    let sandbox = host().dir("/made/dir").file("/made/file", "").tmpfs("/t").dir("/t/dir");
+    let script = "umask; stat -c '%a %n' / /made /made/dir /made/file /t /t/dir /tmp /etc /etc/passwd /dev";
+    let modes = "0022\n755 /\n755 /made\n755 /made/dir\n444 /made/file\n1777 /t\n755 /t/dir\n1777 /tmp\n755 /etc\n\
+                 444 /etc/passwd\n755 /dev\n";
+    assert_eq!(sh(&sandbox, script), modes);
+    if is_root() {
+        // A program with another id than the builder's could not even enter its root.
+        let line = IdMap::new(0, 0, 10);
+        assert_eq!(sh(&sandbox.uid_map(line).gid_map(line).user(7, 7), script), modes);
+    }
+}
+
 // Row 16: sizes.
 
 #[test]

@@ -90,6 +90,7 @@ cell:
   ids           write /proc/self/gid_map <gid> <gid> 1
   namespaces    sethostname belljar
   namespaces    setdomainname (none)
+  process       umask 022
   mount         tmpfs workspace
 ";
 
@@ -115,7 +116,7 @@ program:
   capabilities  no_new_privs
   process       chdir /
   process       signals default
-  exec          execve /program
+  exec          execve /program []
 ";
 
 /// The ids of the caller.
@@ -270,7 +271,7 @@ program:
   capabilities  no_new_privs
   process       chdir /
   process       signals default
-  exec          execve /program
+  exec          execve /program []
 "
     );
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::empty())), &golden);
@@ -279,6 +280,7 @@ program:
 #[test]
 fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
     let mounts = "
+  process       umask 022
   mount         tmpfs workspace
   mount         root empty
 <dev>
@@ -298,7 +300,7 @@ fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
   capabilities  no_new_privs
   process       chdir /
   process       signals default
-  exec          execve /program
+  exec          execve /program []
 ";
     // Root's groups can't be left inside: somebody has to hold the namespace while they are.
     let golden = format!(
@@ -360,6 +362,7 @@ cell:
   namespaces    sethostname belljar
   namespaces    setdomainname (none)
   mount         private /
+  process       umask 022
   mount         tmpfs workspace
   mount         root empty
 ";
@@ -369,6 +372,14 @@ cell:
         .replace("setns cell user,", "setns cell ")
         .replace("securebits 0xef\n", "securebits 0xef\n  ids           setgroups none\n");
     assert_plan(&command, &format!("{start}<proc>\n<dev>\n{tmp}{rest}"));
+}
+
+#[test]
+fn the_arguments_are_told_and_the_environment_is_not() {
+    let mut command = program(&Sandbox::new());
+    let plan = command.args(["-c", "a b\n\u{1b}"]).env("NAME", "value").plan().unwrap().to_string();
+    assert!(plan.ends_with("  exec          execve /program [\"-c\", \"a b\\n\\u{1b}\"]\n"), "{plan}");
+    assert!(!plan.contains("NAME") && !plan.contains("value"), "{plan}");
 }
 
 #[test]
@@ -416,6 +427,7 @@ cell:
 {cell}
   namespaces    sethostname belljar
   namespaces    setdomainname (none)
+  process       umask 022
   mount         tmpfs workspace
   mount         root empty
 <proc>
@@ -599,7 +611,7 @@ fn in_every_plan_privilege_is_dropped_after_its_last_use_and_never_comes_back() 
         let steps = steps(&plan);
         let ends: Vec<&str> = steps.iter().rev().take(5).map(|(_, _, step)| step.as_str()).collect();
         // What is left after it needs no privilege, and each is there once.
-        let end = ["execve /no/such/program", "signals default", "chdir /", "no_new_privs", "capset none"];
+        let end = ["execve /no/such/program []", "signals default", "chdir /", "no_new_privs", "capset none"];
         assert_eq!(ends, end, "{policy}");
         for once in end {
             assert_eq!(steps.iter().filter(|(_, _, step)| step == once).count(), 1, "{policy}: {once}");
@@ -644,7 +656,7 @@ fn a_plan_leaves_no_descriptors_and_no_children_and_needs_no_program() {
     for (_, mut command) in policies() {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let plan = command.plan().unwrap();
-        assert!(plan.to_string().ends_with("  exec          execve /no/such/program\n"), "{plan}");
+        assert!(plan.to_string().ends_with("  exec          execve /no/such/program []\n"), "{plan}");
         assert_eq!((open_fds(), children()), before, "while there is a plan");
     }
     assert_eq!((open_fds(), children()), before);

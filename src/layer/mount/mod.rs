@@ -89,7 +89,8 @@ pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> 
     if setting.private {
         steps.push(Step::Private);
     }
-    steps.push(Step::Workspace);
+    // Whatever the host's umask is: the program may have another id than who builds its root.
+    steps.extend([Step::Umask { mask: 0o022 }, Step::Workspace]);
     steps.push(root(setting.root, &content)?);
     steps.append(&mut content);
     let root = Inside { path: c"/".into(), kind: InsideKind::Dir, components: Vec::new() };
