@@ -184,9 +184,8 @@ fn a_zero_byte_is_refused_wherever_it_is() {
 // Row 3: the program.
 
 /// A dynamic program, for a loader that does not exist.
-fn with_loader(loader: &str) -> PathBuf {
-    let dir = Box::leak(Box::new(temp_dir()));
-    let (program, source) = (real(dir.path()).join("program"), dir.path().join("program.c"));
+fn with_loader(dir: &Path, loader: &str) -> PathBuf {
+    let (program, source) = (real(dir).join("program"), dir.join("program.c"));
     fs::write(&source, "int main(void) { return 0; }").unwrap();
     let linked = Process::new("cc")
         .arg(format!("-Wl,--dynamic-linker={loader}"))
@@ -256,17 +255,18 @@ fn a_program_that_the_kernel_can_not_run_is_an_error_of_spawn() {
 
 #[test]
 fn a_missing_loader_or_interpreter_is_named() {
-    let sandbox = host().bind_ro(with_loader("/lib/nope.so"), "/program");
+    let dir = temp_dir();
+    let unloadable = with_loader(dir.path(), "/lib/nope.so");
+    let sandbox = host().bind_ro(&unloadable, "/program");
     let hint = exec_failed(program(&sandbox), libc::ENOENT, "/program");
     assert_eq!(hint, "the ELF loader /lib/nope.so is missing inside");
-    let dir = temp_dir();
     let script = executable(dir.path(), "script", "#! /opt/nope -x\n");
     let sandbox = host().bind_ro(script, "/script");
     let hint = exec_failed(sandbox.command("/script"), libc::ENOENT, "/script");
     assert!(hint.starts_with("the interpreter /opt/nope of the script"), "{hint}");
     // An interpreter that is there, and lacks its own loader.
     let script = executable(dir.path(), "second", "#!/program\n");
-    let sandbox = host().bind_ro(with_loader("/lib/nope.so"), "/program").bind_ro(script, "/script");
+    let sandbox = host().bind_ro(&unloadable, "/program").bind_ro(script, "/script");
     let hint = exec_failed(sandbox.command("/script"), libc::ENOENT, "/script");
     assert!(hint.starts_with("the interpreter /program of the script, or what that needs to start"), "{hint}");
     // An interpreter that may not be executed.
