@@ -2,13 +2,13 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::command::Command;
 use crate::layer::ids::{IdMap, Ids};
 use crate::layer::mount::{Mount, Tmpfs};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
+use crate::plan::Content;
 use crate::rootfs::Rootfs;
 
 /// A policy: what a program gets to see and to use. A plain value, to be built once and used for many commands.
@@ -89,7 +89,7 @@ impl Sandbox {
 
     /// Puts a read-only file with this content at a path inside, over what is there.
     pub fn file(self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Self {
-        self.mount(Mount::File { path: path.as_ref().into(), data: Arc::from(content.as_ref()) })
+        self.mount(Mount::File { path: path.as_ref().into(), data: Content(content.as_ref().into()) })
     }
 
     /// Makes a symbolic link to `target` at `link`, a path inside. If the same link is there, it stays.

@@ -81,6 +81,12 @@ impl State<'_> {
         Ok(())
     }
 
+    pub(super) fn dir(&self, at: &Inside) -> Done {
+        self.target(at)?;
+        // What is there already may be something else.
+        self.open(&at.path, libc::O_DIRECTORY).map(drop)
+    }
+
     /// Makes the file itself where the place is ours and free, and binds one over what is there otherwise.
     pub(super) fn file(&self, at: &Inside, name: &CStr, data: &[u8]) -> Done {
         match self.open(&at.path, 0) {
