@@ -87,7 +87,7 @@ impl Sandbox {
         self.mount(Mount::Dir(path.as_ref().into()))
     }
 
-    /// Puts a read-only file with this content at a path inside, over what is there.
+    /// Puts a read-only file with this content, mode 0444, at a path inside, over what is there.
     pub fn file(self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Self {
         self.mount(Mount::File { path: path.as_ref().into(), data: Content(content.as_ref().into()) })
     }
