@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Outcome, Usage};
+use crate::report::Report;
 use crate::spawn::{Cell, Process};
 use crate::sys::{Ended, Errno};
 
@@ -51,6 +52,7 @@ pub struct Child {
     host_peak: u64,
     killed: bool,
     outcome: Option<Outcome>,
+    report: Report,
 }
 
 /// What a new child starts from.
@@ -61,6 +63,7 @@ pub(crate) struct Parts {
     pub(crate) started: Instant,
     /// The host's peak memory in KiB, at the program's start or later.
     pub(crate) host_peak: u64,
+    pub(crate) report: Report,
 }
 
 impl Child {
@@ -76,12 +79,18 @@ impl Child {
             host_peak: parts.host_peak,
             killed: false,
             outcome: None,
+            report: parts.report,
         }
     }
 
     /// The program's process id, as the host sees it. To signal it, use the pidfd: an id may be used again.
     pub fn id(&self) -> u32 {
         self.program.pid.unsigned_abs()
+    }
+
+    /// Tells which layers are in force, and where one is not whole, why.
+    pub fn report(&self) -> &Report {
+        &self.report
     }
 
     /// Kills the program and everything else in the sandbox, with SIGKILL. Fine if it has ended already.

@@ -3,16 +3,20 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
+use std::ffi::CStr;
+
 use crate::command::Command;
-use crate::error::{Error, Layer, Result};
+use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
 use crate::layer::mount::{Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
-use crate::layer::{capabilities, fds, ids, limits, mount, namespaces, network, process};
-use crate::plan::{Holder, Launch, Memory, Plan, Step};
+use crate::layer::seccomp::Seccomp;
+use crate::layer::{capabilities, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
+use crate::plan::{Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
+use crate::report::Report;
 use crate::sandbox::Sandbox;
 use crate::sys::CStringArray;
 
@@ -22,8 +26,8 @@ pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<Plan> {
     let mut inside = Vec::new();
     policy.lower_cell(&mut inside)?;
     let mut program = Vec::new();
-    let given = policy.lower_program(command, streams, &mut program)?;
-    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given };
+    let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
+    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, report };
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
         true => policy.arrange_cell(inside, program, &mut plan),
@@ -132,8 +136,9 @@ impl<'a> Resolved<'a> {
         &self,
         command: &Command,
         streams: [&Stdio; 3],
+        inside: &[Step],
         steps: &mut Vec<Step>,
-    ) -> Result<Vec<crate::plan::Given>> {
+    ) -> Result<(Vec<Given>, Report)> {
         // A session first: it takes the controlling terminal away.
         process::lower_session(steps);
         // Descriptors before the limits: a low limit of open files must not be in the way.
@@ -148,13 +153,77 @@ impl<'a> Resolved<'a> {
             steps.push(Step::DropGroups);
         }
         self.ids.change(steps);
+        // Landlock's rules while the capabilities last, which may be needed to look their files up.
+        let landlock = self.lower_landlock(inside)?;
+        steps.extend(landlock.rules);
         capabilities::lower(self.privileged(), steps);
+        // In force after no_new_privs, which allows it, and after the last mount, since it forbids mounting.
+        steps.extend(landlock.restrict);
         // The directory without capabilities: the program must be able to go there.
         process::lower_directory(command.directory.as_deref(), steps)?;
-        // Signals last: from here on one may end the child.
+        // Signals: from here on one may end the child.
         process::lower_signals(steps);
+        // The filter last: it need not allow what sets a sandbox up, but for execve.
+        let seccomp = self.lower_seccomp(steps)?;
         Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?;
-        Ok(given)
+        let report = self.report(landlock.lacking, seccomp);
+        Ok((given, report))
+    }
+
+    /// The rules that say in Landlock's terms what the steps inside have mounted.
+    fn lower_landlock(&self, inside: &[Step]) -> Result<landlock::Lowered> {
+        let is_at = |at: &Inside, path: &CStr| at.path.as_c_str() == path;
+        let writable = |step: &Step| match step {
+            Step::Bind { at, attributes, .. } if attributes & (attr::READ_ONLY | attr::NO_DEV) == attr::NO_DEV => {
+                Some((at.path.clone(), at.kind == InsideKind::Dir))
+            }
+            Step::Tmpfs { at, .. } if !is_at(at, c"/dev") => Some((at.path.clone(), true)),
+            _ => None,
+        };
+        let setting = landlock::Setting {
+            writable: self.has(Namespaces::MOUNT).then(|| inside.iter().filter_map(writable).collect()),
+            devices: inside.iter().any(|step| matches!(step, Step::Devpts { .. })),
+            proc: inside.iter().any(|step| matches!(step, Step::Proc { .. })),
+            no_network: self.network == Network::None,
+        };
+        self.sandbox.landlock.lower(&setting)
+    }
+
+    /// The filter, if the kernel has filters; one that is asked for by name is not left out.
+    fn lower_seccomp(&self, steps: &mut Vec<Step>) -> Result<Option<String>> {
+        let named = self.sandbox.seccomp.is_some();
+        let seccomp = self.sandbox.seccomp.clone().unwrap_or_default();
+        let refused = if seccomp.is_off() { None } else { seccomp::why_none() };
+        match refused {
+            None => seccomp.lower(steps).map(|()| None),
+            Some(why) if named => Err(Error::new(Layer::Seccomp, ErrorKind::Unsupported, "filter", why)),
+            Some(why) => Ok(Some(why)),
+        }
+    }
+
+    /// Which layers are in force.
+    fn report(&self, landlock_lacks: Option<String>, seccomp_lacks: Option<String>) -> Report {
+        let missing = Namespaces::default() - self.own;
+        let names: Vec<_> = missing.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        let shared = (!names.is_empty()).then(|| format!("shared with the host: {}", names.join(", ")));
+        let off = |is_off: bool, why: &str| is_off.then(|| why.to_owned());
+        let mut report = Report::default();
+        report.add(Layer::Namespaces, self.own.is_empty(), shared);
+        report.add(Layer::Ids, !self.has(Namespaces::USER), off(!self.has(Namespaces::USER), "the host's ids"));
+        report.add(Layer::Mount, !self.has(Namespaces::MOUNT), off(!self.has(Namespaces::MOUNT), "the host's files"));
+        let host_network = self.network == Network::Host;
+        report.add(Layer::Network, host_network, off(host_network, "the host's network"));
+        report.add(Layer::Fds, false, None);
+        report.add(Layer::Limits, false, None);
+        report.add(Layer::Capabilities, false, None);
+        let Sandbox { landlock, seccomp, .. } = self.sandbox;
+        let none = landlock_lacks.as_ref().is_some_and(|why| !why.starts_with("ABI"));
+        let lacks = off(landlock.is_off(), "switched off by the policy").or(landlock_lacks);
+        report.add(Layer::Landlock, landlock.is_off() || none, lacks);
+        let is_off = seccomp.as_ref().is_some_and(Seccomp::is_off);
+        let lacks = off(is_off, "switched off by the policy").or(seccomp_lacks);
+        report.add(Layer::Seccomp, lacks.is_some(), lacks);
+        report
     }
 
     /// What a go-between does in namespaces that exist, before it clones.

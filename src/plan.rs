@@ -12,8 +12,12 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::report::Report;
+
 pub(crate) use hint::hint;
-pub(crate) use step::{Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, attr, os};
+pub(crate) use step::{
+    Content, Escaped, Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, attr, os,
+};
 
 /// Every step that a spawn takes, in order. Printed, it reads like the trace of the processes that take them.
 ///
@@ -21,6 +25,7 @@ pub(crate) use step::{Fault, HostPath, Inside, InsideKind, MapLines, Memory, Ope
 /// line has the layer and the step; lines that end in a colon name the process:
 ///
 /// - `host`: the calling thread;
+/// - `holder`: a process that only holds the user namespace, where its maps have to be written from outside;
 /// - `cell`: the first process of the new namespaces, which builds the root and becomes init, process 1;
 /// - `program`: the process that enters them, and becomes the program.
 ///
@@ -35,6 +40,8 @@ pub struct Plan {
     pub(crate) program: Launch,
     /// What is opened for the program; [`Step::Install`] has indices into it.
     pub(crate) given: Vec<Given>,
+    /// Which layers are in force when the program runs.
+    pub(crate) report: Report,
 }
 
 /// A descriptor for the program, before it is opened.
@@ -87,10 +94,14 @@ impl fmt::Display for Plan {
 
 impl Plan {
     fn section(&self, index: usize) -> &'static str {
-        let holds = |launch: &Launch| launch.body.contains(&index) || launch.enter.contains(&index);
-        if self.cell.as_ref().is_some_and(holds) {
+        // A go-between clones; where there is none, the host does.
+        let clones = |launch: &Launch| index == launch.clone && !launch.enter.is_empty();
+        let holds = |launch: &Launch| launch.body.contains(&index) || launch.enter.contains(&index) || clones(launch);
+        if self.holder.as_ref().is_some_and(|holder| holder.body.contains(&index)) {
+            "holder"
+        } else if self.cell.as_ref().is_some_and(holds) {
             "cell"
-        } else if holds(&self.program) || (index == self.program.clone && !self.program.enter.is_empty()) {
+        } else if holds(&self.program) {
             "program"
         } else {
             "host"

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::command::Command;
 use crate::layer::ids::{IdMap, Ids};
@@ -11,6 +10,7 @@ use crate::layer::mount::{Mount, Tmpfs};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
+use crate::plan::Content;
 use crate::rootfs::Rootfs;
 
 /// A policy: what a program gets to see and to use. A plain value, to be built once and used for many commands.
@@ -40,7 +40,7 @@ pub struct Sandbox {
     pub(crate) hostname: Option<String>,
     pub(crate) network: Option<Network>,
     pub(crate) landlock: Landlock,
-    pub(crate) seccomp: Seccomp,
+    pub(crate) seccomp: Option<Seccomp>,
 }
 
 impl Sandbox {
@@ -91,9 +91,9 @@ impl Sandbox {
         self.mount(Mount::Dir(path.as_ref().into()))
     }
 
-    /// Puts a read-only file with this content at a path inside, over what is there.
+    /// Puts a read-only file with this content, mode 0444, at a path inside, over what is there.
     pub fn file(self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Self {
-        self.mount(Mount::File { path: path.as_ref().into(), data: Arc::from(content.as_ref()) })
+        self.mount(Mount::File { path: path.as_ref().into(), data: Content(content.as_ref().into()) })
     }
 
     /// Makes a symbolic link to `target` at `link`, a path inside. If the same link is there, it stays.
@@ -162,7 +162,7 @@ impl Sandbox {
 
     /// Sets the filter of system calls. The default is [`Seccomp::container`].
     pub fn seccomp(mut self, seccomp: Seccomp) -> Self {
-        self.seccomp = seccomp;
+        self.seccomp = Some(seccomp);
         self
     }
 

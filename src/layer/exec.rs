@@ -5,7 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::error::{Error, Layer, Result};
-use crate::plan::Step;
+use crate::plan::{Escaped, Step};
 use crate::sys::CStringArray;
 
 /// The longest argument or `NAME=value`, with its zero byte: the kernel's `MAX_ARG_STRLEN`.
@@ -40,15 +40,15 @@ impl Program<'_> {
         }
         let mut envp = Vec::new();
         for (name, value) in &self.env {
-            let shown = name.to_string_lossy();
+            let shown = Escaped(name.as_bytes());
             if name.is_empty() || name.as_bytes().contains(&b'=') {
-                let cause = format!("{shown:?} can't be the name of a variable");
+                let cause = format!("\"{shown}\" can't be the name of a variable");
                 return Err(Error::invalid(Layer::Exec, "environment", cause));
             }
             let variable = [name.as_bytes(), b"=", value.as_bytes()].concat();
             envp.push(string(&format!("the variable {shown}"), OsStr::from_bytes(&variable))?);
         }
-        check_total(&argv, &envp)?;
+        check_total(&argv, &envp, &candidates)?;
         let (argv, envp) = (CStringArray::new(argv), CStringArray::new(envp));
         steps.push(Step::Exec { program, candidates, argv, envp });
         Ok(())
@@ -76,9 +76,11 @@ fn string(what: &str, value: &OsStr) -> Result<CString> {
     CString::new(value.as_bytes()).map_err(|_| invalid(format!("{what} has a zero byte")))
 }
 
-fn check_total(argv: &[CString], envp: &[CString]) -> Result<()> {
+/// Refuses what the kernel can't take whichever candidate is executed: it counts the path of that one too.
+fn check_total(argv: &[CString], envp: &[CString], candidates: &[CString]) -> Result<()> {
     let size = |string: &CString| string.as_bytes_with_nul().len() + size_of::<usize>();
-    let total: usize = argv.iter().chain(envp).map(size).sum();
+    let path = candidates.iter().map(|path| path.as_bytes_with_nul().len()).min().unwrap_or(0);
+    let total = argv.iter().chain(envp).map(size).sum::<usize>() + path;
     if total > TOTAL_MAX {
         let cause = format!("arguments and environment take {total} bytes: the kernel takes {TOTAL_MAX}");
         return Err(Error::invalid(Layer::Exec, "execve", cause).with_errno(libc::E2BIG));

@@ -203,7 +203,11 @@ impl Landlock {
         let mut rules = vec![Step::LandlockRuleset { handled, version }];
         if handled.fs != 0 {
             for (path, access) in self.path_rules(setting)? {
-                rules.push(Step::LandlockPath { path, access: access & handled.fs, file: access & handled.fs & fs::FILE });
+                rules.push(Step::LandlockPath {
+                    path,
+                    access: access & handled.fs,
+                    file: access & handled.fs & fs::FILE,
+                });
             }
         }
         rules.extend(self.ports.iter().map(|(port, access)| Step::LandlockPort { port: *port, access: *access }));

@@ -18,17 +18,25 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
              directory instead"
         }
         (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::ENOENT) => {
-            "the target does not exist, and is not made because it lies in a directory of the host"
+            "the target does not exist, and is not made because it lies in a directory of the host, or in /proc"
         }
         (Step::Dir { .. } | Step::Symlink { .. }, Operand::Target, libc::ENOENT) => {
-            "it would lie in a directory of the host, where nothing is made"
+            "it would lie in a directory of the host, or in /proc, where nothing is made"
         }
-        (Step::Bind { .. }, Operand::Target, libc::ENOTDIR) => {
+        // What move_mount(2) says to a directory over a file.
+        (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::EINVAL) => {
             "a directory can be put only over a directory, and a file only over a file"
+        }
+        (Step::Dir { .. }, Operand::Target, libc::ENOTDIR) => "a file is there, or on the way there",
+        (_, Operand::Target, libc::ENOTDIR) => "a file is on the way to the target",
+        (Step::Symlink { .. }, Operand::Target, libc::EEXIST) => "something else than this link is there",
+        (_, Operand::Target, libc::EROFS) => {
+            "the target does not exist, and can't be made in what is read-only by then, as /dev is"
         }
         (Step::Bind { .. }, Operand::Source, libc::ELOOP) => "the path of the host has become a symbolic link",
         (_, Operand::Target, libc::ELOOP) => "the path inside leads over too many links, or a magic one of /proc",
         (Step::Chdir { .. }, _, libc::ENOENT) => "the working directory does not exist inside",
+        (Step::Chdir { .. }, _, libc::ENOTDIR) => "the working directory is a file inside",
         (Step::Chdir { .. }, _, libc::EACCES) => "the program's user may not enter the working directory",
         (Step::Chdir { .. }, _, libc::ELOOP) => "the working directory can't be reached through a link of /proc",
         (Step::SetUid { .. } | Step::SetGid { .. }, _, libc::EINVAL) => "the id is not mapped",

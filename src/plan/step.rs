@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::Layer;
 use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
@@ -71,7 +72,7 @@ pub(crate) enum Step {
     File {
         at: Inside,
         name: CString,
-        data: Vec<u8>,
+        data: Content,
     },
     /// Makes a symbolic link.
     Symlink {
@@ -176,15 +177,29 @@ pub(crate) enum Step {
         path: CString,
     },
     /// Makes a set of Landlock rules.
-    LandlockRuleset { handled: LandlockHandled, version: u32 },
+    LandlockRuleset {
+        handled: LandlockHandled,
+        version: u32,
+    },
     /// Allows what lies at a path inside; `file` is what makes sense if that is no directory.
-    LandlockPath { path: CString, access: u64, file: u64 },
+    LandlockPath {
+        path: CString,
+        access: u64,
+        file: u64,
+    },
     /// Allows a TCP port.
-    LandlockPort { port: u16, access: u64 },
+    LandlockPort {
+        port: u16,
+        access: u64,
+    },
     /// Takes the rules upon itself, for good.
-    LandlockRestrict { flags: u32 },
+    LandlockRestrict {
+        flags: u32,
+    },
     /// Takes a filter of system calls upon itself, for good.
-    Seccomp { program: Vec<BpfInstruction> },
+    Seccomp {
+        program: Vec<BpfInstruction>,
+    },
     /// Resets every signal action, then unblocks all.
     Signals,
     /// Becomes the program: the first of `candidates` that can be executed.
@@ -215,6 +230,17 @@ pub(crate) enum Memory {
     Copied,
     /// The host's, or a copy where the kernel refuses a time namespace in shared memory, as Linux 6.1 does.
     SharedIfAllowed,
+}
+
+/// What a file gets to hold.
+#[derive(Clone)]
+pub(crate) struct Content(pub(crate) Arc<[u8]>);
+
+impl fmt::Debug for Content {
+    /// Leaves the bytes out: they may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} bytes]", self.0.len())
+    }
 }
 
 /// An absolute path of the host that has no symbolic links.
@@ -328,22 +354,22 @@ pub(crate) fn os(path: &CStr) -> &Path {
 
 impl fmt::Display for HostPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Escaped(&self.0).fmt(f)
+        Escaped(self.0.to_bytes()).fmt(f)
     }
 }
 
 impl fmt::Display for Inside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Escaped(&self.path).fmt(f)
+        Escaped(self.path.to_bytes()).fmt(f)
     }
 }
 
 /// Bytes that may have been chosen by somebody else, with everything but printable ASCII and UTF-8 escaped.
-struct Escaped<'a>(&'a CStr);
+pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.to_bytes().utf8_chunks() {
+        for chunk in self.0.utf8_chunks() {
             for char in chunk.valid().chars() {
                 match char {
                     char if char.is_control() => write!(f, "{}", char.escape_default())?,
@@ -412,13 +438,13 @@ impl fmt::Display for Step {
                 write!(f, "{write_uid} uid_map {uid}; {write_gid} gid_map {gid}")
             }
             Step::WriteProc { path, data, .. } => {
-                write!(f, "write {} {}", Escaped(path), String::from_utf8_lossy(data))
+                write!(f, "write {} {}", Escaped(path.to_bytes()), String::from_utf8_lossy(data))
             }
             Step::EnterHolder { namespaces } => write!(f, "setns holder {}", Flags(*namespaces)),
             Step::EnterCell { namespaces } => write!(f, "setns cell {}", Flags(*namespaces)),
             Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
             Step::LoopbackUp => f.write_str("lo up"),
-            Step::Hostname { name } => write!(f, "sethostname {}", Escaped(name)),
+            Step::Hostname { name } => write!(f, "sethostname {}", Escaped(name.to_bytes())),
             Step::Domainname => f.write_str("setdomainname (none)"),
             Step::Private => f.write_str("private /"),
             Step::Workspace => f.write_str("tmpfs workspace"),
@@ -427,8 +453,8 @@ impl fmt::Display for Step {
             Step::RootLayered { source } => write!(f, "root {source} under a private layer"),
             Step::OverlayTrial => f.write_str("overlay"),
             Step::Dir { at } => write!(f, "dir {at}"),
-            Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.len()),
-            Step::Symlink { target, at } => write!(f, "symlink {} <- {at}", Escaped(target)),
+            Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.0.len()),
+            Step::Symlink { target, at } => write!(f, "symlink {} <- {at}", Escaped(target.to_bytes())),
             Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
                 write!(f, "bind_ro {source} -> {at}")
             }
@@ -437,7 +463,8 @@ impl fmt::Display for Step {
             }
             Step::Bind { source, at, .. } => write!(f, "bind {source} -> {at}"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {
-                let (size, inodes, mode) = (Escaped(size), Escaped(inodes), Escaped(mode));
+                let (size, inodes, mode) =
+                    (Escaped(size.to_bytes()), Escaped(inodes.to_bytes()), Escaped(mode.to_bytes()));
                 write!(f, "tmpfs {at} size={size} nr_inodes={inodes} mode={mode}")
             }
             Step::Proc { at } => write!(f, "proc {at}"),
@@ -476,7 +503,7 @@ impl fmt::Display for Step {
             Step::AmbientSet => f.write_str("ambient set none"),
             Step::CapabilitySets => f.write_str("capset none"),
             Step::NoNewPrivs => f.write_str("no_new_privs"),
-            Step::Chdir { path } => write!(f, "chdir {}", Escaped(path)),
+            Step::Chdir { path } => write!(f, "chdir {}", Escaped(path.to_bytes())),
             Step::LandlockRuleset { handled, .. } => {
                 let parts = [(handled.fs, " files"), (handled.net, " tcp"), (handled.scoped, " signals,sockets")];
                 f.write_str("ruleset")?;
@@ -485,7 +512,7 @@ impl fmt::Display for Step {
             Step::LandlockPath { path, access, .. } => {
                 let kinds = [(1 << 2, "r"), (1 << 1, "w"), (1 << 0, "x")];
                 let kinds: String = kinds.iter().filter(|(bit, _)| access & bit != 0).map(|(_, kind)| *kind).collect();
-                write!(f, "allow {kinds} {}", Escaped(path))
+                write!(f, "allow {kinds} {}", Escaped(path.to_bytes()))
             }
             Step::LandlockPort { port, access } => {
                 write!(f, "allow {} tcp {port}", if access & 1 != 0 { "bind" } else { "connect" })
@@ -495,9 +522,9 @@ impl fmt::Display for Step {
             Step::Signals => f.write_str("signals default"),
             Step::Exec { program, argv, .. } if f.alternate() => {
                 let args: Vec<_> = argv.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
-                write!(f, "execve {} {args:?}", Escaped(program))
+                write!(f, "execve {} {args:?}", Escaped(program.to_bytes()))
             }
-            Step::Exec { program, .. } => write!(f, "execve {}", Escaped(program)),
+            Step::Exec { program, .. } => write!(f, "execve {}", Escaped(program.to_bytes())),
         }
     }
 }

@@ -260,8 +260,8 @@ impl State<'_> {
             Step::RootDir { source } => self.root_dir(source),
             Step::RootLayered { source } => self.root_layered(source),
             Step::OverlayTrial => self.overlay_trial(),
-            Step::Dir { at } => self.target(at).map(drop),
-            Step::File { at, name, data } => self.file(at, name, data),
+            Step::Dir { at } => self.dir(at),
+            Step::File { at, name, data } => self.file(at, name, &data.0),
             Step::Symlink { target, at } => self.symlink(target, at),
             Step::Bind { source, at, attributes } => self.bind(source, at, *attributes),
             Step::Tmpfs { at, size, inodes, mode, attributes } => {

@@ -81,31 +81,32 @@ impl State<'_> {
         Ok(())
     }
 
-    /// Makes the file itself where the place is ours and free, and binds one over what is there otherwise.
+    pub(super) fn dir(&self, at: &Inside) -> Done {
+        self.target(at)?;
+        // What is there already may be something else.
+        self.open(&at.path, libc::O_DIRECTORY).map(drop)
+    }
+
+    /// Makes the file in the root itself, if its place is free: that is sealed. Elsewhere, binds one over the place.
     pub(super) fn file(&self, at: &Inside, name: &CStr, data: &[u8]) -> Done {
-        match self.open(&at.path, 0) {
-            Err(Fault { errno: libc::ENOENT, .. }) => {
-                let (dir, name) = self.parent(at)?;
-                self.check_own(dir.as_fd())?;
+        if let Err(Fault { errno: libc::ENOENT, .. }) = self.open(&at.path, 0) {
+            let (dir, name) = self.parent(at)?;
+            let device = self.check_own(dir.as_fd())?;
+            if device == sys::fstat(self.root()?)?.device {
                 let file = on(Operand::Target, create(dir.as_fd(), name, 0o444))?;
-                Ok(sys::write_all(file.as_fd(), data)?)
-            }
-            Err(fault) => Err(fault),
-            Ok(target) => {
-                let workspace = self.workspace()?;
-                let file = create(workspace, name, 0o444)?;
-                sys::write_all(file.as_fd(), data)?;
-                let mount = sys::clone_tree(workspace, name)?;
-                let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
-                sys::mount_setattr(mount.as_fd(), Reach::Mount, attributes)?;
-                on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+                return Ok(sys::write_all(file.as_fd(), data)?);
             }
         }
+        let workspace = self.workspace()?;
+        let file = create(workspace, name, 0o444)?;
+        sys::write_all(file.as_fd(), data)?;
+        let mount = sys::clone_tree(workspace, name)?;
+        self.mount(mount, at, Reach::Mount, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)
     }
 
     pub(super) fn symlink(&self, target: &CStr, at: &Inside) -> Done {
         let (dir, name) = self.parent(at)?;
-        self.check_own(dir.as_fd()).or_else(|fault| match sys::links_to(dir.as_fd(), name, target) {
+        self.check_own(dir.as_fd()).map(drop).or_else(|fault| match sys::links_to(dir.as_fd(), name, target) {
             true => Ok(()),
             false => Err(fault),
         })?;
@@ -303,11 +304,11 @@ impl State<'_> {
         Ok(())
     }
 
-    /// Lets nothing be made on a file system of the host's.
-    fn check_own(&self, dir: BorrowedFd<'_>) -> Done {
+    /// Lets nothing be made on a file system of the host's; returns which of the sandbox's own it is.
+    fn check_own(&self, dir: BorrowedFd<'_>) -> Result<u64, Fault> {
         let device = sys::fstat(dir)?.device;
         match self.context.own.iter().any(|own| own.load(Relaxed) == device) {
-            true => Ok(()),
+            true => Ok(device),
             false => Err(Fault { errno: libc::ENOENT, operand: Operand::Target }),
         }
     }

@@ -1,12 +1,9 @@
 //! What a failed start is told as: the parent owns the words.
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-
 use crate::error::{Error, ErrorKind, Layer};
 use crate::host::{Refused, why_denied};
 use crate::layer::namespaces::Namespaces;
-use crate::plan::{Fault, Operand, Plan, Step, hint, os};
+use crate::plan::{Escaped, Fault, Operand, Plan, Step, hint, os};
 use crate::postfork::Report;
 use crate::sys::Ended;
 
@@ -103,16 +100,18 @@ fn exec(step: &Step, candidates: &[std::ffi::CString], report: &Report, fault: F
 }
 
 fn exec_hint(errno: i32, head: &[u8]) -> Option<String> {
-    let needed = interpreter(head);
-    let shown = needed.map(|path| Path::new(std::ffi::OsStr::from_bytes(path)).display().to_string());
-    let hint = match (errno, head.first(), shown) {
+    // The file may be hostile: its words are not for the terminal as they are.
+    let hint = match (errno, head.first(), interpreter(head).map(Escaped)) {
         (libc::ENOENT, Some(_), Some(needed)) if head.starts_with(b"#!") => {
             format!("the interpreter {needed} of the script, or what that needs to start, is missing inside")
         }
         (libc::ENOENT, Some(_), Some(needed)) => format!("the ELF loader {needed} is missing inside"),
         (libc::ENOENT, Some(_), None) => "the program is there, but its interpreter is missing inside".to_owned(),
         (libc::ENOENT, None, _) => "the program is looked for inside the sandbox: there is no such file".to_owned(),
-        (libc::EACCES, ..) => "it is no file with execute permission, or lies on a file system without".to_owned(),
+        (libc::EACCES, ..) => {
+            "it, or the interpreter that it names, is no file with execute permission, or lies on a file system without"
+                .to_owned()
+        }
         (libc::ENOEXEC, ..) => "it is neither a program for this processor nor a script with a #! line".to_owned(),
         (libc::ELOOP, ..) => "it leads over too many links or interpreters".to_owned(),
         (libc::E2BIG, ..) => "arguments and environment are too long".to_owned(),
@@ -150,6 +149,9 @@ fn interpreter(head: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
     use super::*;
 
     #[test]

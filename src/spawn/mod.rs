@@ -46,7 +46,7 @@ pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
         }
     };
     let host_peak = sys::own_peak_memory();
-    Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak }))
+    Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: plan.report.clone() }))
 }
 
 /// A place for every file system that the plan makes.

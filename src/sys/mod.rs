@@ -7,8 +7,8 @@
 
 pub(crate) mod arch;
 mod clone;
-mod fd;
 mod confine;
+mod fd;
 mod image;
 mod mount;
 mod process;

@@ -2,9 +2,9 @@
 
 use core::ffi::{CStr, c_char};
 use std::ffi::CString;
+use std::fmt;
 
 /// Strings, and the array of pointers to them that ends in a null pointer.
-#[derive(Debug)]
 pub(crate) struct CStringArray {
     strings: Vec<CString>,
     pointers: Vec<*const c_char>,
@@ -29,5 +29,12 @@ impl CStringArray {
 
     pub(super) fn as_ptr(&self) -> *const *const c_char {
         self.pointers.as_ptr()
+    }
+}
+
+impl fmt::Debug for CStringArray {
+    /// Leaves the strings out: an environment may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} strings]", self.strings.len())
     }
 }

@@ -4,6 +4,10 @@
 
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
+mod errors;
 mod harness;
 mod host;
+mod misuse;
 mod plan;
+mod public_api;
+mod tidy;

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::path::{HostKind, host_path};
 use super::{file, inside};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{InsideKind, Step, attr};
+use crate::plan::{Content, InsideKind, Step, attr};
 
 /// The directories that hold programs and libraries. Where they are links into /usr, so they are inside.
 const USERLAND: [&str; 7] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
@@ -59,7 +59,7 @@ pub(super) fn lower(host_network: bool, (uid, gid): (u32, u32), steps: &mut Vec<
         }
     }
     for (path, content) in files {
-        steps.push(file(inside(path, InsideKind::File)?, path, content)?);
+        steps.push(file(inside(path, InsideKind::File)?, path, Content(content.into()))?);
     }
     Ok(())
 }

@@ -7,11 +7,10 @@ mod tmpfs;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::error::{Error, Layer, Result};
-use crate::plan::{HostPath, Inside, InsideKind, Step, attr};
-use path::{HostKind, host_path, inside};
+use crate::plan::{Content, Escaped, HostPath, Inside, InsideKind, Step, attr};
+use path::{HostKind, host_path, inside, split};
 
 pub use tmpfs::Tmpfs;
 
@@ -29,7 +28,7 @@ pub(crate) enum Mount {
     Bind { source: PathBuf, target: PathBuf, write: bool },
     Tmpfs(Tmpfs),
     Dir(PathBuf),
-    File { path: PathBuf, data: Arc<[u8]> },
+    File { path: PathBuf, data: Content },
     Symlink { target: PathBuf, link: PathBuf },
     Mask(PathBuf),
 }
@@ -90,7 +89,8 @@ pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> 
     if setting.private {
         steps.push(Step::Private);
     }
-    steps.push(Step::Workspace);
+    // Whatever the host's umask is: the program may have another id than who builds its root.
+    steps.extend([Step::Umask { mask: 0o022 }, Step::Workspace]);
     steps.push(root(setting.root, &content)?);
     steps.append(&mut content);
     let root = Inside { path: c"/".into(), kind: InsideKind::Dir, components: Vec::new() };
@@ -143,7 +143,7 @@ fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()>
     let step = match mount {
         Mount::Bind { source, target, write } => {
             let verb = if *write { "bind" } else { "bind_ro" };
-            let words = format!("{verb} {} -> {}", source.display(), target.display());
+            let words = format!("{verb} {} -> {}", shown(source), shown(target));
             // The target's form first: it needs no look at the host.
             let mut at = inside_as(target, InsideKind::Dir, &words)?;
             let (source, kind) = host_path(source, &words)?;
@@ -154,13 +154,13 @@ fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()>
             Step::Bind { source, at, attributes: attr::NO_SUID | attr::NO_DEV | read_only }
         }
         Mount::Tmpfs(tmpfs) => tmpfs.lower()?,
-        Mount::Dir(path) => Step::Dir { at: inside_as(path, InsideKind::Dir, &format!("dir {}", path.display()))? },
+        Mount::Dir(path) => Step::Dir { at: inside_as(path, InsideKind::Dir, &format!("dir {}", shown(path)))? },
         Mount::File { path, data } => {
-            let at = inside_as(path, InsideKind::File, &format!("file {}", path.display()))?;
-            file(at, &format!("file/{index}"), data.to_vec())?
+            let at = inside_as(path, InsideKind::File, &format!("file {}", shown(path)))?;
+            file(at, &format!("file/{index}"), data.clone())?
         }
         Mount::Symlink { target, link } => {
-            let words = format!("symlink {} <- {}", target.display(), link.display());
+            let words = format!("symlink {} <- {}", shown(target), shown(link));
             let at = inside_as(link, InsideKind::File, &words)?;
             let invalid = |cause| Error::invalid(Layer::Mount, words.as_str(), cause).with_path(target);
             if target.as_os_str().is_empty() {
@@ -169,7 +169,7 @@ fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()>
             let target = CString::new(target.as_os_str().as_bytes());
             Step::Symlink { target: target.map_err(|_| invalid("the path has a zero byte"))?, at }
         }
-        Mount::Mask(path) => Step::Mask { at: inside_as(path, InsideKind::File, &format!("mask {}", path.display()))? },
+        Mount::Mask(path) => Step::Mask { at: inside_as(path, InsideKind::File, &format!("mask {}", shown(path)))? },
     };
     steps.push(step);
     Ok(())
@@ -187,14 +187,14 @@ impl Mount {
 }
 
 /// A file of our own, under a name in the workspace that is unique in the plan.
-fn file(at: Inside, name: &str, data: Vec<u8>) -> Result<Step> {
+fn file(at: Inside, name: &str, data: Content) -> Result<Step> {
     Ok(Step::File { at, name: text(&name.replace('/', "."))?, data })
 }
 
 /// The step that makes the root.
 fn root(source: &Source, content: &[Step]) -> Result<Step> {
     let Source::Dir(path) = source else { return Ok(Step::RootEmpty) };
-    let words = format!("root {}", path.display());
+    let words = format!("root {}", shown(path));
     let (source, kind) = host_path(path, &words)?;
     if kind != HostKind::Dir {
         let cause = "the root is not a directory";
@@ -213,10 +213,13 @@ fn root(source: &Source, content: &[Step]) -> Result<Step> {
 }
 
 fn inside_as(path: &Path, kind: InsideKind, words: &str) -> Result<Inside> {
-    inside(path, kind).map_err(|cause| {
-        let error = Error::invalid(Layer::Mount, words, cause.to_string()).with_path(path);
-        error.with_errno(libc::EINVAL)
-    })
+    split(path, kind)
+        .map_err(|cause| Error::invalid(Layer::Mount, words, cause).with_path(path).with_errno(libc::EINVAL))
+}
+
+/// A path in words: whoever has named the file must not write to the terminal of whoever reads them.
+fn shown(path: &Path) -> Escaped<'_> {
+    Escaped(path.as_os_str().as_bytes())
 }
 
 /// A string of our own in kernel form.

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::shown;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::{HostPath, Inside, InsideKind, Step};
 use crate::sys::{self, Errno};
@@ -43,6 +44,9 @@ pub(super) fn host_path(path: &Path, words: &str) -> Result<(HostPath, HostKind)
     if let Err(Errno(libc::ELOOP)) = opened {
         resolved = CString::new(follow(&absolute, path, words)?.as_os_str().as_bytes()).map_err(zero)?;
         opened = open_without_links(&resolved);
+    } else if opened.is_ok() {
+        // Without links "/a/.." is "/", and must read so: the host's root goes by its name.
+        resolved = CString::new(plain(&absolute).as_os_str().as_bytes()).map_err(zero)?;
     }
     let stat = opened.and_then(|file| sys::fstat(file.as_fd())).map_err(|Errno(errno)| failed(errno))?;
     let kind = if stat.is_dir() { HostKind::Dir } else { HostKind::Other };
@@ -73,7 +77,7 @@ fn follow(absolute: &Path, path: &Path, words: &str) -> Result<PathBuf> {
             return Err(Error::os(Layer::Mount, words, libc::ELOOP).with_path(path));
         }
         if !is_system(&resolved) {
-            let cause = format!("{} is a symbolic link", next.display());
+            let cause = format!("{} is a symbolic link", shown(&next));
             let hint = "a program that could write there may have made it; if it is yours, pass what \
                         std::fs::canonicalize returns";
             return Err(Error::invalid(Layer::Mount, words, cause)
@@ -91,6 +95,18 @@ fn follow(absolute: &Path, path: &Path, words: &str) -> Result<PathBuf> {
     Ok(resolved)
 }
 
+/// An absolute path that leads over no link, without "..".
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::from("/");
+    for name in names(path) {
+        match name == ".." {
+            true => drop(plain.pop()),
+            false => plain.push(name),
+        }
+    }
+    plain
+}
+
 fn names(path: &Path) -> VecDeque<OsString> {
     let name = |component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -104,31 +120,35 @@ fn is_system(dir: &Path) -> bool {
     SYSTEM_DIRS.iter().any(|known| dir == Path::new(known)) || SYSTEM_TREES.iter().any(|tree| dir.starts_with(tree))
 }
 
-/// Splits a path inside: absolute, below the root, and without "..".
+/// Splits a path inside, and names it as the step if that fails.
 pub(super) fn inside(path: impl AsRef<Path>, kind: InsideKind) -> Result<Inside> {
     let path = path.as_ref();
-    let invalid = |cause: &str| Error::invalid(Layer::Mount, path.display().to_string(), cause).with_path(path);
+    split(path, kind).map_err(|cause| Error::invalid(Layer::Mount, shown(path).to_string(), cause).with_path(path))
+}
+
+/// Splits a path inside: absolute, below the root, and without "..".
+pub(super) fn split(path: &Path, kind: InsideKind) -> std::result::Result<Inside, &'static str> {
     if !path.is_absolute() {
-        return Err(invalid("a path inside must be absolute"));
+        return Err("a path inside must be absolute");
     }
     let mut dir = Vec::new();
     let mut components = Vec::new();
     for component in path.components() {
         let name = match component {
             Component::Normal(name) => name.as_bytes(),
-            Component::ParentDir => return Err(invalid("a path inside can't have \"..\"")),
+            Component::ParentDir => return Err("a path inside can't have \"..\""),
             _ => continue,
         };
-        let zero = |_| invalid("the path has a zero byte");
+        let zero = |_| "the path has a zero byte";
         let parent = if dir.is_empty() { b"/".to_vec() } else { dir.clone() };
         components.push([CString::new(parent).map_err(zero)?, CString::new(name).map_err(zero)?]);
         dir.push(b'/');
         dir.extend_from_slice(name);
     }
     if components.is_empty() {
-        return Err(invalid("the root itself is set by rootfs"));
+        return Err("the root itself is set by rootfs");
     }
-    let path = CString::new(dir).map_err(|_| invalid("the path has a zero byte"))?;
+    let path = CString::new(dir).map_err(|_| "the path has a zero byte")?;
     Ok(Inside { path, kind, components })
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use super::inside_as;
+use super::{inside_as, shown};
 use crate::error::{Error, Layer, Result};
 use crate::plan::{InsideKind, Step, attr};
 
@@ -63,7 +63,7 @@ impl Tmpfs {
     }
 
     pub(super) fn lower_with(&self, attributes: u64) -> Result<Step> {
-        let words = format!("tmpfs {}", self.path.display());
+        let words = format!("tmpfs {}", shown(&self.path));
         let invalid = |cause: &str| Error::invalid(Layer::Mount, words.as_str(), cause).with_path(&self.path);
         // The kernel takes 0 for "no bound", and more than 2^63 for something else.
         if self.size == 0 || i64::try_from(self.size).is_err() {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
-use crate::sys::BpfInstruction;
+use crate::sys::{BpfInstruction, Errno, seccomp_has};
 
 /// A filter of system calls: which ones the program may make, by name and by argument.
 ///
@@ -187,12 +187,7 @@ impl Seccomp {
         self
     }
 
-    fn rule(
-        mut self,
-        names: impl IntoIterator<Item = impl AsRef<str>>,
-        args: &[SyscallArg],
-        action: Action,
-    ) -> Self {
+    fn rule(mut self, names: impl IntoIterator<Item = impl AsRef<str>>, args: &[SyscallArg], action: Action) -> Self {
         let rule = |name: &str| Rule { name: name.to_owned(), args: args.to_vec(), action, lenient: false };
         self.rules.extend(names.into_iter().map(|name| rule(name.as_ref())));
         // Without a default there was no filter: what no rule names is allowed.
@@ -217,6 +212,12 @@ impl Seccomp {
     pub(crate) fn is_off(&self) -> bool {
         self.default.is_none() && self.raw.is_empty()
     }
+}
+
+/// Why this kernel takes no filter, if it takes none.
+pub(crate) fn why_none() -> Option<String> {
+    let Err(Errno(errno)) = seccomp_has(libc::SECCOMP_RET_ERRNO) else { return None };
+    Some(format!("this kernel has no filters of system calls: {}", std::io::Error::from_raw_os_error(errno)))
 }
 
 /// What is decided of one system call: the first clause whose conditions all hold.

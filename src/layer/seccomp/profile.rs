@@ -65,15 +65,19 @@ const REFUSED: [(&str, Action, &[&str]); 14] = [
     (
         "traces, reads and writes other processes",
         EPERM,
-        &["ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise", "process_mrelease"],
+        &[
+            "ptrace",
+            "process_vm_readv",
+            "process_vm_writev",
+            "pidfd_getfd",
+            "kcmp",
+            "process_madvise",
+            "process_mrelease",
+        ],
     ),
     ("files by handles that outlive every restriction", EPERM, &["open_by_handle_at"]),
     ("watches other processes' files", EPERM, &["fanotify_init"]),
-    (
-        "clocks and names of the machine",
-        EPERM,
-        &["clock_settime", "settimeofday", "sethostname", "setdomainname"],
-    ),
+    ("clocks and names of the machine", EPERM, &["clock_settime", "settimeofday", "sethostname", "setdomainname"]),
     ("memory that the kernel can't see", EPERM, &["memfd_secret"]),
     (
         "obsolete, or needed by nobody, and a risk in the past",

@@ -148,4 +148,3 @@ pub(super) const SYSCALLS: [(&str, u32); 317] = [
 pub(super) fn number(name: &str) -> Option<u32> {
     SYSCALLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
-

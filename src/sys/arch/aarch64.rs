@@ -96,11 +96,6 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "adr {end}, 29f",
             "b 29f",
             "20:",
-            // prctl(PR_SET_DUMPABLE, 0)
-            "mov x8, #167",
-            "mov x0, #4",
-            "mov x1, #0",
-            "svc #0",
             "sub sp, sp, #32",
             // Wait for the first byte: read(0, sp, 1), again after a signal (EINTR).
             "21:",
@@ -113,6 +108,12 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "b.eq 21b",
             "cmp x0, #1",
             "b.ne 28f",
+            // prctl(PR_SET_DUMPABLE, 0): not before, since who only holds a namespace has to stay open to its caller,
+            // and gets no byte. What can't read its own file is not dumpable anyway.
+            "mov x8, #167",
+            "mov x0, #4",
+            "mov x1, #0",
+            "svc #0",
             // pidfd_open(2, 0)
             "mov x8, #434",
             "mov x0, #2",

@@ -98,11 +98,6 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "lea {end}, [rip + 29f]",
             "jmp 29f",
             "20:",
-            // prctl(PR_SET_DUMPABLE, 0)
-            "mov eax, 157",
-            "mov edi, 4",
-            "xor esi, esi",
-            "syscall",
             "sub rsp, 32",
             // Wait for the first byte: read(0, rsp, 1), again after a signal (EINTR).
             "21:",
@@ -115,6 +110,12 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "je 21b",
             "cmp rax, 1",
             "jne 28f",
+            // prctl(PR_SET_DUMPABLE, 0): not before, since who only holds a namespace has to stay open to its caller,
+            // and gets no byte. What can't read its own file is not dumpable anyway.
+            "mov eax, 157",
+            "mov edi, 4",
+            "xor esi, esi",
+            "syscall",
             // pidfd_open(2, 0)
             "mov eax, 434",
             "mov edi, 2",
