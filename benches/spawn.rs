@@ -1,7 +1,7 @@
 //! What a sandbox costs: belljar side by side with a plain spawn and with its peers, in one run.
 //!
-//! `cargo bench --bench spawn` runs every section, `cargo bench --bench spawn -- memory fds` runs two of them. How to
-//! read the tables is in README.md beside this file.
+//! `cargo bench --bench spawn` runs every section, `cargo bench --bench spawn -- memory fds` runs two of them, and
+//! `-- --libc` runs a program with a C library. How to read the tables is in README.md beside this file.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         eprintln!("there is no section {unknown:?}: the sections are {}", names.join(", "));
         return ExitCode::from(2);
     }
-    match run(&chosen) {
+    match run(&chosen, flags.iter().any(|flag| flag == "--libc")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -44,8 +44,8 @@ fn main() -> ExitCode {
 }
 
 /// Runs the chosen sections: all of them if none is chosen.
-fn run(chosen: &[String]) -> Result {
-    let bench = Bench::new()?;
+fn run(chosen: &[String], libc: bool) -> Result {
+    let bench = Bench::new(libc)?;
     println!("{bench}");
     for (name, section) in SECTIONS {
         if chosen.is_empty() || chosen.iter().any(|chosen| chosen == name) {

@@ -16,6 +16,29 @@ use tempfile::TempDir;
 /// What anything here comes to. An error ends the run: a contender that does not work is no error, but missing.
 pub(crate) type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// The program that does nothing, in the fewest instructions: exit_group(2) with 0.
+///
+/// Static: it needs nothing in a root. Without a library: the start of a C library is no contender's doing, and takes
+/// longer than a spawn on a virtual machine whose host has to emulate the `cpuid` instruction, dozens of which glibc
+/// executes.
+const WITHOUT_LIBRARY: &str = r#"
+void _start(void) {
+#if defined(__x86_64__)
+    __asm__ volatile("syscall" : : "a"(231), "D"(0));
+#elif defined(__aarch64__)
+    register long nr __asm__("x8") = 94, code __asm__("x0") = 0;
+    __asm__ volatile("svc 0" : : "r"(nr), "r"(code));
+#else
+#error "no system call is known for this processor"
+#endif
+    __builtin_unreachable();
+}
+"#;
+const BARE_OPTIONS: &[&str] = &["-O1", "-static", "-nostdlib"];
+
+const WITH_LIBC: &str = "int main(void) { return 0; }\n";
+const LIBC_OPTIONS: &[&str] = &["-O1", "-static"];
+
 /// One run of the program.
 #[derive(Debug)]
 pub(crate) struct Bench {
@@ -24,14 +47,14 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Compiles the program that every contender runs.
-    pub(crate) fn new() -> Result<Self> {
+    /// Compiles the program that every contender runs: one without a library, or one with libc.
+    pub(crate) fn new(libc: bool) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("belljar-bench-").tempdir()?;
         let bench = Self { dir };
         let (code, noop) = (bench.path("noop.c")?, bench.noop()?);
-        fs::write(&code, "int main(void) { return 0; }\n")?;
-        // Static: it needs nothing in a root, and its own start costs as little as can be.
-        let status = Command::new("cc").args(["-O1", "-static", "-o"]).arg(noop).arg(code).status();
+        let (source, options) = if libc { (WITH_LIBC, LIBC_OPTIONS) } else { (WITHOUT_LIBRARY, BARE_OPTIONS) };
+        fs::write(&code, source)?;
+        let status = Command::new("cc").args(options).arg("-o").arg(noop).arg(code).status();
         match status.map_err(|error| format!("cc: {error}"))?.success() {
             true => Ok(bench),
             false => Err("cc can't compile a static program".into()),
