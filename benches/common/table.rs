@@ -51,12 +51,19 @@ pub(crate) fn number(value: f64, digits: usize) -> String {
     if value.is_finite() { format!("{value:.digits$}") } else { "-".to_owned() }
 }
 
+/// A figure from the medians, which counts, and the same from the minima, which tells how much of it is noise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+}
+
 /// Prints what a section is to reach, and what was seen.
-pub(crate) fn target(words: &str, seen: f64, bound: f64) {
-    let verdict = match seen {
-        _ if !seen.is_finite() => "not measured",
-        _ if seen <= bound => "reached",
+pub(crate) fn target(words: &str, seen: Seen, bound: f64) {
+    let verdict = match seen.median {
+        median if !median.is_finite() => "not measured",
+        median if median <= bound => "reached",
         _ => "missed",
     };
-    println!("target: {words}: {}: {verdict}", times(seen));
+    println!("target: {words}: {}: {verdict} (by minima {})", times(seen.median), times(seen.min));
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use belljar::Sandbox;
 
+use super::{combine, seen};
 use crate::common::contender::{Contender, bwrap_with, present, sandbox};
 use crate::common::measure::{Samples, interleave};
 use crate::common::table::{Table, target, us};
@@ -33,10 +34,15 @@ pub(crate) fn binds(bench: &Bench) -> Result {
     table.print();
     println!();
     let at = |count| COUNTS.iter().position(|other| *other == count).and_then(|index| ours.get(index));
-    let median = |count| at(count).map_or(f64::NAN, Samples::median);
-    target("2,000 binds in milliseconds, at most 100", median(2000) / 1000.0, 100.0);
-    let (first, second) = ((median(1000) - median(1)) / 999.0, (median(2000) - median(1000)) / 1000.0);
-    target("linear: a bind of the second thousand, at most 1.5 times one of the first", second / first, LINEAR);
+    let at = |count| seen(at(count));
+    target("2,000 binds in milliseconds, at most 100", combine(at(2000), at(1), |most, _| most / 1000.0), 100.0);
+    let first = combine(at(1000), at(1), |more, less| (more - less) / 999.0);
+    let second = combine(at(2000), at(1000), |more, less| (more - less) / 1000.0);
+    target(
+        "linear: a bind of the second thousand, at most 1.5 times one of the first",
+        combine(second, first, |second, first| second / first),
+        LINEAR,
+    );
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The same spawn from a host process with many open descriptors: a clone copies the table.
 
+use super::{combine, seen};
 use crate::common::contender::{fork, host, plain, present};
 use crate::common::host::open_files;
 use crate::common::measure::{Samples, interleave};
@@ -25,23 +26,19 @@ pub(crate) fn fds(bench: &Bench) -> Result {
     if open < OPEN {
         println!("the limit of open files leaves room for {open}, not {OPEN}: `prlimit --nofile=65536` raises it");
     }
-    let growth = |index: usize| {
-        let of = |samples: &[Samples]| samples.get(index).map_or(f64::NAN, Samples::median);
-        of(&many) - of(&few)
-    };
+    let growth = |index: usize| combine(seen(many.get(index)), seen(few.get(index)), |many, few| many - few);
     let mut table = Table::new(&["µs: median (min)", "0 open", &format!("{open} open"), "growth", "x plain's"]);
     let floor = growth(0);
-    let mut ours = f64::NAN;
     for (index, contender) in contenders.iter().enumerate() {
         let figures = [&few, &many].into_iter().filter_map(|samples| samples.get(index));
         let figures = figures.map(|samples| format!("{} ({})", us(samples.median()), us(samples.min())));
-        table.row(contender.name, figures.chain([us(growth(index)), times(growth(index) / floor)]));
-        if contender.name == "belljar host" {
-            ours = growth(index) / floor;
-        }
+        let growth = growth(index).median;
+        table.row(contender.name, figures.chain([us(growth), times(growth / floor.median)]));
     }
     table.print();
+    let ours = contenders.iter().position(|contender| contender.name == "belljar host").map(growth);
+    let ratio = combine(ours.unwrap_or(seen(None)), floor, |ours, floor| ours / floor);
     println!();
-    target("growth of belljar host, at most 2.5 times that of a plain spawn", ours, 2.5);
+    target("growth of belljar host, at most 2.5 times that of a plain spawn", ratio, 2.5);
     Ok(())
 }

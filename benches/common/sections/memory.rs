@@ -1,9 +1,10 @@
 //! The same spawn from a small host process and from a large one.
 
+use super::{combine, seen};
 use crate::common::contender::{Contender, fork, host, plain, present};
 use crate::common::host::{Memory, Pages, available_memory};
 use crate::common::measure::{Samples, interleave};
-use crate::common::table::{Table, target, times, us};
+use crate::common::table::{Seen, Table, target, times, us};
 use crate::common::{Bench, Result};
 
 const MIB: usize = 1 << 20;
@@ -27,7 +28,7 @@ pub(crate) fn memory(bench: &Bench) -> Result {
     header.extend(sizes.iter().map(|(name, _)| *name));
     header.push("x at most");
     let mut table = Table::new(&header);
-    let mut worst = f64::NAN;
+    let mut worst = Seen { median: f64::NAN, min: f64::NAN };
     for (kind, pages) in [("4 KiB pages", Pages::Small), ("huge pages", Pages::Huge)] {
         let sizes: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
         let measured = measure(&contenders, &sizes, pages)?;
@@ -35,9 +36,9 @@ pub(crate) fn memory(bench: &Bench) -> Result {
             let row: Vec<&Samples> = measured.iter().filter_map(|at_size| at_size.get(index)).collect();
             let growth = growth(&row);
             let figures = row.iter().map(|samples| format!("{} ({})", us(samples.median()), us(samples.min())));
-            table.row(&format!("{}, {kind}", contender.name), figures.chain([times(growth)]));
+            table.row(&format!("{}, {kind}", contender.name), figures.chain([times(growth.median)]));
             if contender.name == "belljar host" {
-                worst = growth.max(worst);
+                worst = combine(growth, worst, f64::max);
             }
         }
     }
@@ -63,8 +64,9 @@ fn measure(contenders: &[&Contender], sizes: &[usize], pages: Pages) -> Result<V
     Ok(measured)
 }
 
-/// The largest median, against the one of the smallest size.
-fn growth(row: &[&Samples]) -> f64 {
-    let first = row.first().map_or(f64::NAN, |samples| samples.median());
-    row.iter().map(|samples| samples.median() / first).fold(f64::NAN, f64::max)
+/// The largest time, against the one of the smallest size.
+fn growth(row: &[&Samples]) -> Seen {
+    let first = seen(row.first().copied());
+    let ratios = row.iter().map(|samples| combine(seen(Some(samples)), first, |time, first| time / first));
+    ratios.fold(Seen { median: f64::NAN, min: f64::NAN }, |most, ratio| combine(most, ratio, f64::max))
 }
