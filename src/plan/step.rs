@@ -411,11 +411,11 @@ impl fmt::Display for Step {
             Step::Dir { at } => write!(f, "dir {at}"),
             Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.len()),
             Step::Symlink { target, at } => write!(f, "symlink {} <- {at}", Escaped(target)),
-            Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
-                write!(f, "bind_ro {source} -> {at}")
-            }
             Step::Bind { source, at, attributes } if attributes & attr::NO_DEV == 0 => {
                 write!(f, "device {source} -> {at}")
+            }
+            Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
+                write!(f, "bind_ro {source} -> {at}")
             }
             Step::Bind { source, at, .. } => write!(f, "bind {source} -> {at}"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {
