@@ -64,7 +64,11 @@ fn launch(plan: &Plan, launch: &Launch, context: &Context<'_>) -> Result<Process
     };
     drop(blocked);
     match cloned {
-        Err(Errno(errno)) => Err(diagnosis::failed(plan, launch.clone, errno)),
+        Err(Errno(errno)) => Err(match report.fault() {
+            // Of the go-between, which may have failed before it came to clone.
+            Some(fault) => diagnosis::step(plan, &report, fault),
+            None => diagnosis::failed(plan, launch.clone, errno),
+        }),
         Ok(process) => check(plan, launch, &report, process),
     }
 }
