@@ -85,7 +85,9 @@ impl<'a> Resolved<'a> {
         if self.holder() {
             let namespaces = libc::CLONE_NEWUSER as u64;
             let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
-            plan.steps.extend([clone, exec_init(), self.ids.write_outside()]);
+            // It has to be readable: an unreadable file makes the process the kernel's own while no id is mapped yet, and
+            // then the caller may not join it. Nobody inside sees it: it is in the host's PID namespace.
+            plan.steps.extend([clone, exec_init(0o555), self.ids.write_outside()]);
             plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
         }
     }
@@ -173,7 +175,7 @@ impl<'a> Resolved<'a> {
 
     /// One process builds the cell and becomes init; another enters it and becomes the program.
     fn arrange_cell(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
-        inside.push(exec_init());
+        inside.push(exec_init(0o111));
         let mut made = self.own - Namespaces::TIME;
         let mut entry = Vec::new();
         if self.holder() {
@@ -213,9 +215,9 @@ impl<'a> Resolved<'a> {
 }
 
 /// Init sees no argument and no environment of the host's.
-fn exec_init() -> Step {
+fn exec_init(mode: u32) -> Step {
     let argv = CStringArray::new(vec![c"belljar-init".into()]);
-    Step::ExecInit { argv, envp: CStringArray::new(Vec::new()) }
+    Step::ExecInit { mode, argv, envp: CStringArray::new(Vec::new()) }
 }
 
 /// Adds the steps of one process, in the order in which they are taken.

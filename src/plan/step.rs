@@ -113,8 +113,9 @@ pub(crate) enum Step {
     },
     /// Makes the new root the root, and lets go of the host's.
     Pivot,
-    /// Becomes init.
+    /// Becomes init, from a file of this mode.
     ExecInit {
+        mode: u32,
         argv: CStringArray,
         envp: CStringArray,
     },

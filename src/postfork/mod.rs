@@ -262,7 +262,7 @@ impl State<'_> {
             Step::Protect { at } => self.protect(at),
             Step::Seal { at, attributes } => self.seal(at, *attributes),
             Step::Pivot => self.pivot(),
-            Step::ExecInit { argv, envp } => self.exec_init(argv, envp),
+            Step::ExecInit { mode, argv, envp } => self.exec_init(*mode, argv, envp),
             Step::Setsid => Ok(sys::setsid()?),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),
             Step::Install { given, fd, .. } => self.install(*given, *fd),

@@ -182,13 +182,13 @@ impl State<'_> {
         Ok(sys::fchdir(root.as_fd())?)
     }
 
-    pub(super) fn exec_init(&self, argv: &CStringArray, envp: &CStringArray) -> Done {
+    pub(super) fn exec_init(&self, mode: u32, argv: &CStringArray, envp: &CStringArray) -> Done {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
         sys::close_on_exec(1)?;
-        let init = sys::executable(self.context.init)?;
-        // Init keeps no capability; and without them, it can't read its own file, which makes it not dumpable.
+        let init = sys::executable(self.context.init, mode)?;
+        // Init keeps no capability; and without them, it can't read a file of mode 0111, which makes it not dumpable.
         sys::drop_capabilities()?;
         Err(sys::fexecve(init.as_fd(), argv, envp).into())
     }
