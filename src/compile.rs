@@ -71,6 +71,11 @@ impl<'a> Resolved<'a> {
         self.has(Namespaces::USER) || self.caller.privileged()
     }
 
+    /// Whether the caller can leave its supplementary groups outside.
+    fn drops_groups(&self) -> bool {
+        self.caller.privileged() && ids::setgroups_allowed()
+    }
+
     /// Whether the maps are written by somebody outside, while a process holds the user namespace.
     ///
     /// Without a PID namespace a go-between may need one too: to make a time namespace, it has to be in the user
@@ -146,7 +151,7 @@ impl<'a> Resolved<'a> {
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
-        if self.ids.gid_writer == Writer::Helper || (self.caller.privileged() && !self.has(Namespaces::USER)) {
+        if self.ids.gid_writer == Writer::Helper || (self.drops_groups() && !self.has(Namespaces::USER)) {
             steps.push(Step::DropGroups);
         }
         self.ids.change(steps);
@@ -163,7 +168,7 @@ impl<'a> Resolved<'a> {
     fn lower_entry(&self, enter: Option<Step>) -> Vec<Step> {
         let mut steps = Vec::new();
         // Root's groups while it is root: setgroups is denied inside.
-        if enter.is_some() && self.caller.privileged() && self.has(Namespaces::USER) {
+        if enter.is_some() && self.drops_groups() && self.has(Namespaces::USER) {
             steps.push(Step::DropGroups);
         }
         steps.extend(enter);

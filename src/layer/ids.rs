@@ -63,6 +63,12 @@ impl Caller {
     }
 }
 
+/// Whether the user namespace of the caller lets root change its groups: one that was made without privilege does not,
+/// and its root is in the groups of whoever made it for good (user_namespaces(7)).
+pub(crate) fn setgroups_allowed() -> bool {
+    std::fs::read("/proc/self/setgroups").map_or(true, |text| !text.starts_with(b"deny"))
+}
+
 /// What the policy comes to for one caller.
 #[derive(Clone, Debug)]
 pub(crate) struct Lowered {
