@@ -4,5 +4,11 @@
 
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
+mod again;
 mod harness;
+mod ids;
+mod mounts;
+mod network;
 mod plan;
+mod probe;
+mod root;
