@@ -31,6 +31,8 @@ pub(crate) enum Step {
     EnterHolder {
         namespaces: u64,
     },
+    /// Kills the holder, whose user namespace the process is in.
+    EndHolder,
     /// Joins the namespaces of the cell.
     EnterCell {
         namespaces: u64,
@@ -116,6 +118,7 @@ pub(crate) enum Step {
     /// Becomes init, from a file of this mode.
     ExecInit {
         mode: u32,
+        securebits: u64,
         argv: CStringArray,
         envp: CStringArray,
     },
@@ -259,7 +262,7 @@ impl Step {
             Step::Clone { .. } | Step::EnterHolder { .. } | Step::EnterCell { .. } | Step::Unshare { .. } => {
                 Layer::Namespaces
             }
-            Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
+            Step::EndHolder | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
             Step::LoopbackUp => Layer::Network,
@@ -399,6 +402,7 @@ impl fmt::Display for Step {
                 write!(f, "write {} {}", Escaped(path), String::from_utf8_lossy(data))
             }
             Step::EnterHolder { namespaces } => write!(f, "setns holder {}", Flags(*namespaces)),
+            Step::EndHolder => f.write_str("kill holder"),
             Step::EnterCell { namespaces } => write!(f, "setns cell {}", Flags(*namespaces)),
             Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
             Step::LoopbackUp => f.write_str("lo up"),

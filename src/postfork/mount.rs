@@ -182,13 +182,15 @@ impl State<'_> {
         Ok(sys::fchdir(root.as_fd())?)
     }
 
-    pub(super) fn exec_init(&self, mode: u32, argv: &CStringArray, envp: &CStringArray) -> Done {
+    pub(super) fn exec_init(&self, mode: u32, securebits: u64, argv: &CStringArray, envp: &CStringArray) -> Done {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
         sys::close_on_exec(1)?;
         let init = sys::executable(self.context.init, mode)?;
-        // Init keeps no capability; and without them, it can't read a file of mode 0111, which makes it not dumpable.
+        // Init keeps no capability, and being root inside gives it none at the exec. Without them it can't read a
+        // file of mode 0111, which makes it not dumpable.
+        sys::set_securebits(securebits)?;
         sys::drop_capabilities()?;
         Err(sys::fexecve(init.as_fd(), argv, envp).into())
     }

@@ -79,6 +79,8 @@ pub(crate) unsafe fn clone(
 /// It waits for one byte, which says that the program runs as process 2; then it waits for the first of: the
 /// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. One more
 /// byte on the lifeline means that the program was detached from its host: then the lifeline counts no more.
+///
+/// With a second argument it stays dumpable: the caller may then write its id maps.
 pub(crate) fn init_code() -> (*const u8, *const u8) {
     let start: *const u8;
     let end: *const u8;
@@ -89,11 +91,14 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "lea {end}, [rip + 29f]",
             "jmp 29f",
             "20:",
-            // prctl(PR_SET_DUMPABLE, 0)
+            // prctl(PR_SET_DUMPABLE, 0), unless there is a second argument: argc lies at rsp.
+            "cmp qword ptr [rsp], 1",
+            "jne 23f",
             "mov eax, 157",
             "mov edi, 4",
             "xor esi, esi",
             "syscall",
+            "23:",
             "sub rsp, 32",
             // Wait for the first byte: read(0, rsp, 1), again after a signal (EINTR).
             "21:",
