@@ -48,7 +48,7 @@ fn the_program_is_the_caller_unless_told_otherwise() {
         let file = fs::metadata(work.join(&name)).unwrap();
         assert_eq!((file.uid(), file.gid()), (uid, gid));
         // And passwd has a name for it.
-        assert_eq!(sh(&sandbox, "id -un").trim().is_empty(), false);
+        assert!(!sh(&sandbox, "id -un").trim().is_empty());
     }
 }
 
