@@ -28,6 +28,8 @@ impl State<'_> {
 
     /// Mounts the workspace over the host's root, where no lookup by an absolute path gets to see it.
     pub(super) fn make_workspace(&mut self) -> Done {
+        // The host's mask would show in the modes of all that is made: a root that only its owner may enter.
+        sys::umask(0o022);
         let context = sys::fsopen(c"tmpfs")?;
         sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
         sys::fsconfig(context.as_fd(), c"mode", c"0755")?;
