@@ -23,7 +23,16 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::Dir { .. } | Step::Symlink { .. }, Operand::Target, libc::ENOENT) => {
             "it would lie in a directory of the host, where nothing is made"
         }
-        (Step::Bind { .. }, Operand::Target, libc::ENOTDIR) => {
+        (
+            Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. } | Step::Dir { .. } | Step::Symlink { .. },
+            Operand::Target,
+            libc::EACCES,
+        ) => {
+            "it is missing in a directory of the root whose owner is nobody inside, so that nothing can be made there: \
+             make it in the root directory, or map the owner"
+        }
+        // move_mount(2) says EINVAL where mount(2) says ENOTDIR.
+        (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::ENOTDIR | libc::EINVAL) => {
             "a directory can be put only over a directory, and a file only over a file"
         }
         (Step::Bind { .. }, Operand::Source, libc::ELOOP) => "the path of the host has become a symbolic link",
