@@ -5,8 +5,12 @@
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
 mod again;
+mod distribution;
+mod fds;
 mod harness;
 mod ids;
+mod inherited;
+mod languages;
 mod mounts;
 mod namespaces;
 mod network;

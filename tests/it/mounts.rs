@@ -362,6 +362,23 @@ fn a_missing_target_inside_a_bind_is_an_error_and_nothing_is_made_on_the_host() 
 }
 
 #[test]
+fn a_file_and_a_directory_can_not_cover_each_other() {
+    let dir = temp_dir();
+    let dir = real(dir.path());
+    furnish(&dir);
+    let bound = host().bind(&dir, "/work");
+    for sandbox in [
+        bound.clone().bind(dir.join("file"), "/work/sub"),
+        bound.clone().bind(&dir, "/work/file"),
+        bound.clone().tmpfs("/work/file"),
+        bound.clone().file("/work/sub", "x"),
+    ] {
+        let error = refused(&sandbox);
+        assert!(error.hint().unwrap().contains("only over a"), "{error:?}");
+    }
+}
+
+#[test]
 fn missing_targets_are_made_on_a_private_layer_and_never_in_the_root() {
     let dir = temp_dir();
     let root = real(dir.path());
