@@ -36,7 +36,8 @@ pub(crate) fn output(name: &str, wrapper: &[&str], set: impl FnOnce(&mut Command
     let words = wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
     let words: Vec<_> = words.chain([name, "--exact", "--nocapture", "--test-threads=1"].map(OsStr::new)).collect();
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]).env(VARIABLE, name).env("RUST_BACKTRACE", "0").stdin(std::process::Stdio::null());
+    command.args(&words[1..]).env(VARIABLE, name).env("RUST_BACKTRACE", "0");
+    command.env(crate::probe::VARIABLE, crate::probe::program()).stdin(std::process::Stdio::null());
     set(&mut command);
     command.output().unwrap()
 }

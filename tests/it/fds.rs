@@ -1,5 +1,8 @@
 //! Descriptors: what is passed arrives, and nothing else, whatever the host has open.
 
+// A fixture is a group of calls on this process, and one comment says what makes them sound.
+#![allow(clippy::multiple_unsafe_ops_per_block)]
+
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, OwnedFd};

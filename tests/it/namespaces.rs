@@ -1,5 +1,8 @@
 //! Namespaces: each is the sandbox's own, and what it keeps apart stays apart.
 
+// A fixture is a group of calls on this process, and one comment says what makes them sound.
+#![allow(clippy::multiple_unsafe_ops_per_block)]
+
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
