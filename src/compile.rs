@@ -3,6 +3,8 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
+use std::ffi::CString;
+
 use crate::command::Command;
 use crate::error::{Error, Layer, Result};
 use crate::layer::exec::Program;
@@ -85,7 +87,10 @@ impl<'a> Resolved<'a> {
         if self.holder() {
             let namespaces = libc::CLONE_NEWUSER as u64;
             let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
-            plan.steps.extend([clone, exec_init(), self.ids.write_outside()]);
+            // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
+            // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
+            let init = exec_init(0o555, vec![c"belljar-init".into(), c"holder".into()]);
+            plan.steps.extend([clone, init, self.ids.write_outside()]);
             plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
         }
     }
@@ -173,7 +178,7 @@ impl<'a> Resolved<'a> {
 
     /// One process builds the cell and becomes init; another enters it and becomes the program.
     fn arrange_cell(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
-        inside.push(exec_init());
+        inside.push(exec_init(0o111, vec![c"belljar-init".into()]));
         let mut made = self.own - Namespaces::TIME;
         let mut entry = Vec::new();
         if self.holder() {
@@ -193,12 +198,13 @@ impl<'a> Resolved<'a> {
     fn arrange_single(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         inside.extend(program);
         let mut made = self.own - Namespaces::TIME;
-        let mut enter = None;
+        let mut entry = self.lower_entry(None);
         if self.holder() {
             made -= Namespaces::USER;
-            enter = Some(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 });
+            entry = self.lower_entry(Some(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 }));
+            // The program would see it, and could trace it: a process with the host's files and network.
+            entry.push(Step::EndHolder);
         }
-        let entry = self.lower_entry(enter);
         let clone = Step::Clone { process: "program", namespaces: made.bits().into(), memory: self.program_memory() };
         plan.program = add(plan, entry, clone, inside);
     }
@@ -212,10 +218,10 @@ impl<'a> Resolved<'a> {
     }
 }
 
-/// Init sees no argument and no environment of the host's.
-fn exec_init() -> Step {
-    let argv = CStringArray::new(vec![c"belljar-init".into()]);
-    Step::ExecInit { argv, envp: CStringArray::new(Vec::new()) }
+/// Init sees no argument and no environment of the host's. One that can't read its own file is not dumpable.
+fn exec_init(mode: u32, argv: Vec<CString>) -> Step {
+    let (argv, envp) = (CStringArray::new(argv), CStringArray::new(Vec::new()));
+    Step::ExecInit { mode, securebits: capabilities::SECUREBITS, argv, envp }
 }
 
 /// Adds the steps of one process, in the order in which they are taken.

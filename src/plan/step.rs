@@ -32,6 +32,8 @@ pub(crate) enum Step {
     EnterHolder {
         namespaces: u64,
     },
+    /// Kills the holder, whose user namespace the process is in.
+    EndHolder,
     /// Joins the namespaces of the cell.
     EnterCell {
         namespaces: u64,
@@ -116,8 +118,10 @@ pub(crate) enum Step {
     },
     /// Makes the new root the root, and lets go of the host's.
     Pivot,
-    /// Becomes init.
+    /// Becomes init, from a file of this mode.
     ExecInit {
+        mode: u32,
+        securebits: u64,
         argv: CStringArray,
         envp: CStringArray,
     },
@@ -272,7 +276,7 @@ impl Step {
             Step::Clone { .. } | Step::EnterHolder { .. } | Step::EnterCell { .. } | Step::Unshare { .. } => {
                 Layer::Namespaces
             }
-            Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
+            Step::EndHolder | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
             Step::LoopbackUp => Layer::Network,
@@ -412,6 +416,7 @@ impl fmt::Display for Step {
                 write!(f, "write {} {}", Escaped(path.to_bytes()), String::from_utf8_lossy(data))
             }
             Step::EnterHolder { namespaces } => write!(f, "setns holder {}", Flags(*namespaces)),
+            Step::EndHolder => f.write_str("kill holder"),
             Step::EnterCell { namespaces } => write!(f, "setns cell {}", Flags(*namespaces)),
             Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
             Step::LoopbackUp => f.write_str("lo up"),
@@ -426,11 +431,11 @@ impl fmt::Display for Step {
             Step::Dir { at } => write!(f, "dir {at}"),
             Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.0.len()),
             Step::Symlink { target, at } => write!(f, "symlink {} <- {at}", Escaped(target.to_bytes())),
-            Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
-                write!(f, "bind_ro {source} -> {at}")
-            }
             Step::Bind { source, at, attributes } if attributes & attr::NO_DEV == 0 => {
                 write!(f, "device {source} -> {at}")
+            }
+            Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
+                write!(f, "bind_ro {source} -> {at}")
             }
             Step::Bind { source, at, .. } => write!(f, "bind {source} -> {at}"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {

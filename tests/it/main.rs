@@ -4,10 +4,22 @@
 
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
+mod again;
+mod distribution;
 mod errors;
+mod fds;
 mod harness;
 mod host;
+mod ids;
+mod inherited;
+mod languages;
 mod misuse;
+mod mounts;
+mod namespaces;
+mod network;
 mod plan;
+mod privilege;
+mod probe;
 mod public_api;
+mod root;
 mod tidy;

@@ -126,6 +126,8 @@ fn lower_devices(steps: &mut Vec<Step>) -> Result<()> {
     for name in DEVICES {
         let path = format!("/dev/{name}");
         let source = HostPath(text(&path)?);
+        // A device works on a read-only mount; its file, which a root caller owns, can't be changed there.
+        let attributes = attributes | attr::READ_ONLY;
         steps.push(Step::Bind { source, at: inside(&path, InsideKind::File)?, attributes });
     }
     for (target, link) in DEVICE_LINKS {
