@@ -4,5 +4,12 @@
 
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
+mod alone;
+mod async_host;
+mod faults;
+mod handle;
 mod harness;
+mod hazards;
+mod lifecycle;
 mod plan;
+mod threads;
