@@ -1,6 +1,8 @@
 //! Many threads: spawns at once, beside allocating threads, and beside plain commands.
 
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, mpsc};
 use std::thread;
@@ -115,7 +117,9 @@ fn plain_commands_that_start_at_the_same_time_inherit_nothing() {
         let before = open_fds();
         let program = noop();
         // Static: a loader would open files of its own.
-        let sleeper = compile_static("sleeper", "#include <unistd.h>\nint main(void) { for (;;) pause(); }");
+        let source = "#include <unistd.h>\nint main(void) { write(1, \"!\", 1); for (;;) pause(); }";
+        let sleeper = compile_static("sleeper", source);
+        let alone = inherited(&sleeper, true);
         thread::scope(|scope| {
             let _until = Until(&stop);
             for _ in 0..4 {
@@ -128,23 +132,28 @@ fn plain_commands_that_start_at_the_same_time_inherit_nothing() {
                     }
                 });
             }
-            // Those that fork, and those that posix_spawn.
             for turn in 0..200 {
-                let mut command = std::process::Command::new(&sleeper);
-                if turn % 2 == 0 {
-                    // SAFETY: The closure does nothing.
-                    unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, || Ok(())) };
-                }
-                let mut sleep = command.spawn().unwrap();
-                let fds = std::fs::read_dir(format!("/proc/{}/fd", sleep.id())).unwrap();
-                let fds: BTreeSet<String> =
-                    fds.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-                sleep.kill().unwrap();
-                sleep.wait().unwrap();
-                assert_eq!(fds, BTreeSet::from(["0", "1", "2"].map(String::from)));
+                assert_eq!(inherited(&sleeper, turn % 2 == 0), alone);
             }
         });
         assert_eq!(open_fds(), before);
         assert_eq!(children(), Vec::<String>::new());
     });
+}
+
+/// The descriptors of a plain command of std, which forks or calls posix_spawn.
+fn inherited(program: &Path, forks: bool) -> BTreeSet<String> {
+    let mut command = std::process::Command::new(program);
+    if forks {
+        // SAFETY: The closure does nothing.
+        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, || Ok(())) };
+    }
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // The parent of a vfork goes on before the exec has closed what it closes: until it runs, it proves nothing.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+    let fds = fds.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fds
 }
