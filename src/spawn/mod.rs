@@ -53,10 +53,10 @@ fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
 
 /// Starts one process of the plan, and returns when it has executed its program.
 fn launch(plan: &Plan, launch: &Launch, context: &Context<'_>) -> Result<Process> {
-    let failed = |Errno(errno)| Error::os(Layer::Process, "mmap", errno);
-    let report = Shared::<Report>::new().map_err(failed)?;
-    let stack = Stack::new().map_err(failed)?;
-    let blocked = BlockedSignals::new();
+    let failed = |step| move |Errno(errno)| Error::os(Layer::Process, step, errno);
+    let report = Shared::<Report>::new().map_err(failed("mmap"))?;
+    let stack = Stack::new().map_err(failed("mmap"))?;
+    let blocked = BlockedSignals::new().map_err(failed("block signals"))?;
     let cloned = match launch.enter.is_empty() {
         true => postfork::clone_body(plan, launch, context, &report, &stack, 0)
             .map(|cloned| Process::new(cloned.pid, cloned.pidfd.into())),
@@ -99,8 +99,8 @@ fn check(plan: &Plan, launch: &Launch, report: &Report, process: Process) -> Res
 struct BlockedSignals(SignalSet);
 
 impl BlockedSignals {
-    fn new() -> Self {
-        Self(sys::set_signal_mask(SignalSet::MAX).unwrap_or_default())
+    fn new() -> sys::Result<Self> {
+        sys::set_signal_mask(SignalSet::MAX).map(Self)
     }
 }
 
