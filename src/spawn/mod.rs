@@ -37,7 +37,12 @@ pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
             let cell = Cell::new(launch(plan, cell, &context)?, outer);
             let context = Context { cell: cell.init().as_fd().as_raw_fd(), ..context };
             let program = launch(plan, &plan.program, &context)?;
-            cell.started().map_err(|Errno(errno)| Error::os(Layer::Process, "tell init", errno))?;
+            if let Err(Errno(errno)) = cell.started() {
+                // Before the cell is dropped: init ends only when all processes of the cell are reaped.
+                let _ = program.kill();
+                let _ = program.wait(0);
+                return Err(Error::os(Layer::Process, "tell init", errno));
+            }
             (Some(cell), program)
         }
     };
