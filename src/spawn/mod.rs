@@ -68,9 +68,11 @@ fn launch(plan: &Plan, launch: &Launch, context: &Context<'_>) -> Result<Process
         false => enter(plan, launch, context, &report, &stack),
     };
     drop(blocked);
-    match cloned {
-        Err(Errno(errno)) => Err(diagnosis::failed(plan, launch.clone, errno)),
-        Ok(process) => check(plan, launch, &report, process),
+    match (cloned, report.fault()) {
+        (Ok(process), _) => check(plan, launch, &report, process),
+        // A go-between that has failed names its step.
+        (Err(_), Some(fault)) => Err(diagnosis::step(plan, &report, fault)),
+        (Err(Errno(errno)), None) => Err(diagnosis::failed(plan, launch.clone, errno)),
     }
 }
 
