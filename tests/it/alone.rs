@@ -1,7 +1,8 @@
-//! Tests that need a process of their own: for what is process-wide, and for hosts that die.
+//! Tests that need a process of their own: for what is process-wide, and for hosts that die; and what they share.
 
 use std::fs::File;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const ROLE: &str = "BELLJAR_TEST_ROLE";
@@ -61,4 +62,13 @@ impl Random {
 pub(crate) fn pipe() -> (File, File) {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     (reader.into(), writer.into())
+}
+
+/// Ends the threads that run until then, also if the test panics.
+pub(crate) struct Until<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

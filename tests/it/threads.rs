@@ -9,17 +9,8 @@ use std::thread;
 
 use belljar::{Sandbox, Stdio};
 
-use crate::alone::alone;
+use crate::alone::{Until, alone};
 use crate::harness::{children, compile_static, host, noop, open_fds, with_program};
-
-/// Ends the threads that run until then, also if the test panics.
-struct Until<'a>(&'a AtomicBool);
-
-impl Drop for Until<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 #[test]
 fn threads_that_start_at_once_get_each_its_own_result() {
