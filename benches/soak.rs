@@ -150,19 +150,20 @@ impl Programs {
 fn run(programs: &Programs, spawns: usize, threads: usize) -> Vec<Duration> {
     let next = AtomicUsize::new(0);
     let latencies = Mutex::new(vec![Duration::ZERO; spawns]);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let number = next.fetch_add(1, Relaxed);
-                    if number >= spawns {
-                        break;
-                    }
-                    let time = programs.spawn(number);
-                    latencies.lock().unwrap()[number] = time;
-                }
-            });
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Relaxed);
+            if number >= spawns {
+                break;
+            }
+            let time = programs.spawn(number);
+            latencies.lock().unwrap()[number] = time;
         }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        // A scope waits for the closures alone: a joined thread is gone.
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
     latencies.into_inner().unwrap()
 }

@@ -134,13 +134,15 @@ fn a_thread_keeps_its_errno_its_locals_and_its_signal_mask() {
         let before = blocked();
         assert_eq!(before, [libc::SIGUSR2, libc::SIGRTMAX()]);
         LOCAL.set([7; 64]);
+        // SAFETY: No arguments, and it never fails.
+        let errno = unsafe { libc::__errno_location() };
         for sandbox in policies() {
             // SAFETY: The location of errno is valid for as long as the thread lives.
-            unsafe { *libc::__errno_location() = 4321 };
+            unsafe { errno.write(4321) };
             let missing = sandbox.command("/missing").spawn().unwrap_err();
             let child = sandbox.command("/program").spawn().unwrap();
             // SAFETY: As above.
-            let errno = unsafe { *libc::__errno_location() };
+            let errno = unsafe { errno.read() };
             assert_eq!(errno, 4321, "the child has failed with {:?}, and with nothing", missing.raw_os_error());
             drop(child);
             assert_eq!((blocked(), LOCAL.get()), (before.clone(), [7; 64]));
@@ -204,8 +206,10 @@ fn no_handler_of_the_host_runs_in_a_child() {
         assert!(handled[0].load(SeqCst) > 100);
         assert_eq!(children(), Vec::<String>::new());
         extern "C" fn signal_itself(_: *mut c_void) -> c_int {
+            // SAFETY: No arguments, and it never fails.
+            let own = unsafe { libc::syscall(libc::SYS_getpid) };
             // SAFETY: No pointers.
-            unsafe { libc::syscall(libc::SYS_kill, libc::syscall(libc::SYS_getpid), libc::SIGUSR1) as c_int }
+            unsafe { libc::syscall(libc::SYS_kill, own, libc::SIGUSR1) as c_int }
         }
         in_shared_memory(signal_itself);
         assert_eq!(handled[1].load(SeqCst), 1, "the control");
@@ -380,10 +384,10 @@ fn state_of_the_host() -> BTreeMap<String, String> {
         let key = unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, -number, 0) };
         add(format!("keyring -{number}"), key.to_string());
     }
-    // SAFETY: No pointers.
-    let (session, group, nice) =
-        unsafe { (libc::getsid(0), libc::getpgrp(), libc::getpriority(libc::PRIO_PROCESS, 0)) };
-    add("session".to_owned(), format!("{session} {group} {nice}"));
+    // proc(5): the process group, the session, the controlling terminal, and from the back of the line the priorities.
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    add("group and session".to_owned(), format!("{:?} {:?}", &fields[2..5], &fields[15..17]));
     for signal in 1..=64 {
         // SAFETY: All zeroes is a value of this plain structure.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
