@@ -41,7 +41,12 @@ pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
             let cell = Cell::new(launch(plan, cell, &arena, &context)?, outer);
             let context = Context { cell: cell.init().as_fd().as_raw_fd(), ..context };
             let program = launch(plan, &plan.program, &arena, &context)?;
-            cell.started().map_err(|Errno(errno)| Error::os(Layer::Process, "tell init", errno))?;
+            if let Err(Errno(errno)) = cell.started() {
+                // Before the cell is dropped: init ends only when all processes of the cell are reaped.
+                let _ = program.kill();
+                let _ = program.wait(0);
+                return Err(Error::os(Layer::Process, "tell init", errno));
+            }
             (Some(cell), program)
         }
     };
@@ -65,7 +70,7 @@ fn arena(plan: &Plan) -> Result<Arena<Report>> {
 /// Starts one process of the plan, and returns when it has executed its program.
 fn launch(plan: &Plan, launch: &Launch, arena: &Arena<Report>, context: &Context<'_>) -> Result<Process> {
     arena.clear();
-    let blocked = BlockedSignals::new();
+    let blocked = BlockedSignals::new()?;
     let [stack, _] = arena.stacks();
     let cloned = match launch.enter.is_empty() {
         true => postfork::clone_body(plan, launch, context, arena, stack, 0)
@@ -112,8 +117,9 @@ fn check(plan: &Plan, launch: &Launch, report: &Report, process: Process) -> Res
 struct BlockedSignals(SignalSet);
 
 impl BlockedSignals {
-    fn new() -> Self {
-        Self(sys::set_signal_mask(SignalSet::MAX).unwrap_or_default())
+    fn new() -> Result<Self> {
+        let failed = |Errno(errno)| Error::os(Layer::Process, "block signals", errno);
+        sys::set_signal_mask(SignalSet::MAX).map(Self).map_err(failed)
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let context = Context { lifeline: -1, init: &[], holder: -1, cell: -1, given: &[], own: &own };
     let report = arena(&plan)?;
     let [stack, _] = report.stacks();
-    let blocked = BlockedSignals::new();
+    let blocked = BlockedSignals::new()?;
     let cloned = postfork::clone_body(&plan, &plan.program, &context, &report, stack, 0);
     drop(blocked);
     let process = cloned.map_err(|Errno(errno)| diagnosis::failed(&plan, 0, errno))?;

@@ -5,14 +5,20 @@
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
 mod again;
+mod alone;
+mod async_host;
 mod distribution;
 mod errors;
+mod faults;
 mod fds;
+mod handle;
 mod harness;
+mod hazards;
 mod host;
 mod ids;
 mod inherited;
 mod languages;
+mod lifecycle;
 mod misuse;
 mod mounts;
 mod namespaces;
@@ -22,4 +28,5 @@ mod privilege;
 mod probe;
 mod public_api;
 mod root;
+mod threads;
 mod tidy;
