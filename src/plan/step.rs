@@ -34,14 +34,14 @@ pub(crate) enum Step {
     },
     /// Kills the holder, whose user namespace the process is in.
     EndHolder,
-    /// Joins the namespaces of the cell.
-    EnterCell {
-        namespaces: u64,
-    },
     /// Makes namespaces that start with the next process.
     Unshare {
         namespaces: u64,
     },
+    /// Hands the network namespace to init.
+    PassNetwork,
+    /// Joins the network namespace that the cell has made meanwhile.
+    JoinNetwork,
     /// Brings the loopback interface up.
     LoopbackUp,
     /// Sets the host name.
@@ -273,13 +273,13 @@ impl Step {
     /// The layer that the step belongs to.
     pub(crate) fn layer(&self) -> Layer {
         match self {
-            Step::Clone { .. } | Step::EnterHolder { .. } | Step::EnterCell { .. } | Step::Unshare { .. } => {
+            Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => {
                 Layer::Namespaces
             }
             Step::EndHolder | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
-            Step::LoopbackUp => Layer::Network,
+            Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork => Layer::Network,
             Step::Inherit { .. } | Step::Install { .. } | Step::CloseRest { .. } => Layer::Fds,
             Step::Limit { .. } => Layer::Limits,
             Step::Securebits { .. }
@@ -417,8 +417,9 @@ impl fmt::Display for Step {
             }
             Step::EnterHolder { namespaces } => write!(f, "setns holder {}", Flags(*namespaces)),
             Step::EndHolder => f.write_str("kill holder"),
-            Step::EnterCell { namespaces } => write!(f, "setns cell {}", Flags(*namespaces)),
             Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
+            Step::PassNetwork => f.write_str("pass net to init"),
+            Step::JoinNetwork => f.write_str("setns net"),
             Step::LoopbackUp => f.write_str("lo up"),
             Step::Hostname { name } => write!(f, "sethostname {}", Escaped(name.to_bytes())),
             Step::Domainname => f.write_str("setdomainname (none)"),

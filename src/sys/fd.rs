@@ -126,6 +126,62 @@ pub(crate) fn send(socket: BorrowedFd<'_>, data: &[u8]) -> Result<()> {
     unsafe { call(libc::SYS_sendto, [raw(socket), data.as_ptr() as usize, data.len(), flags, 0, 0]) }.map(drop)
 }
 
+/// The control message of unix(7) that carries one descriptor: `struct cmsghdr`, the descriptor, and padding.
+#[repr(C)]
+struct PassedFd {
+    length: usize,
+    level: c_int,
+    kind: c_int,
+    fd: RawFd,
+    padding: c_int,
+}
+
+impl PassedFd {
+    /// Without the padding.
+    const LENGTH: usize = size_of::<Self>() - size_of::<c_int>();
+
+    fn new(fd: RawFd) -> Self {
+        Self { length: Self::LENGTH, level: libc::SOL_SOCKET, kind: libc::SCM_RIGHTS, fd, padding: 0 }
+    }
+}
+
+/// Calls sendmsg(2) or recvmsg(2) with one byte and one control message.
+fn message(nr: core::ffi::c_long, socket: BorrowedFd<'_>, control: &mut PassedFd, flags: c_int) -> Result<usize> {
+    let mut byte = 0_u8;
+    let mut data = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: All zeroes is a value of this plain structure, and stands for "none" in each field.
+    let mut header: libc::msghdr = unsafe { core::mem::zeroed() };
+    header.msg_iov = &raw mut data;
+    header.msg_iovlen = 1;
+    header.msg_control = core::ptr::from_mut(control).cast();
+    header.msg_controllen = size_of::<PassedFd>() as _;
+    // SAFETY: The header names one byte and one control message with their sizes; all of them outlive the call.
+    unsafe { call(nr, [raw(socket), &raw mut header as usize, flags as usize]) }
+}
+
+/// sendmsg(2) of one descriptor.
+pub(crate) fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<()> {
+    let mut control = PassedFd::new(raw(fd) as RawFd);
+    message(libc::SYS_sendmsg, socket, &mut control, libc::MSG_NOSIGNAL).map(drop)
+}
+
+/// recvmsg(2) of one descriptor; waits for it.
+pub(crate) fn receive_fd(socket: BorrowedFd<'_>) -> Result<Fd> {
+    let mut control = PassedFd::new(-1);
+    control.length = 0;
+    let received = message(libc::SYS_recvmsg, socket, &mut control, libc::MSG_CMSG_CLOEXEC)?;
+    match received == 1 && control.length == PassedFd::LENGTH && control.kind == libc::SCM_RIGHTS {
+        true => Ok(Fd(control.fd)),
+        false => Err(Errno(libc::EPIPE)),
+    }
+}
+
+/// shutdown(2), both ways: whoever reads at the other end gets the end of the stream.
+pub(crate) fn shutdown(socket: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_shutdown, [raw(socket), libc::SHUT_RDWR as usize]) }.map(drop)
+}
+
 /// pread(2): returns how many bytes were read.
 pub(crate) fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let args = [raw(fd), buffer.as_mut_ptr() as usize, buffer.len(), offset as usize];

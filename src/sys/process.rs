@@ -15,6 +15,12 @@ pub(crate) fn setns(process: BorrowedFd<'_>, namespaces: u64) -> Result<()> {
     unsafe { call(libc::SYS_setns, [raw(process), namespaces as usize]) }.map(drop)
 }
 
+/// setns(2), by a descriptor of the namespace itself.
+pub(crate) fn setns_fd(namespace: BorrowedFd<'_>, kind: c_int) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_setns, [raw(namespace), kind as usize]) }.map(drop)
+}
+
 /// unshare(2).
 pub(crate) fn unshare(namespaces: u64) -> Result<()> {
     // SAFETY: No pointers; no flag here takes memory away from the process.
