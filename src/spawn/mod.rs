@@ -1,5 +1,6 @@
 //! Starting the processes of a plan, and owning them.
 
+mod arena;
 mod diagnosis;
 mod holder;
 mod process;
@@ -18,7 +19,7 @@ use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
 use crate::plan::{self, Given, Launch, Memory, Plan, Step};
 use crate::postfork::{Children, Context, Report, Reports};
-use crate::sys::{self, Arena, Ended, Errno, Sharing, SignalSet};
+use crate::sys::{self, Arena, Ended, Errno, SignalSet};
 
 pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use process::{Cell, Process};
@@ -27,7 +28,7 @@ pub(crate) use trial::attempt;
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(plan)?;
-    let arena = arena(plan)?;
+    let arena = arena::take(plan)?;
     let image = sys::init_image();
     let own = own_devices(plan);
     let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
@@ -46,6 +47,7 @@ pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
         Some(cell) => start_cell(children, cell, lifeline)?,
         None => (None, start_single(children, &plan.program, &arena.program)?),
     };
+    arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
     Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak }))
 }
@@ -54,13 +56,6 @@ pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
 fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
     let makes = |step: &&Step| matches!(step, Step::RootEmpty | Step::RootLayered { .. } | Step::Tmpfs { .. });
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
-}
-
-/// The children's stacks and reports. Children in copied memory can only be heard through shared memory.
-fn arena(plan: &Plan) -> Result<Arena<Reports>> {
-    let copied = |step: &Step| matches!(step, Step::Clone { memory, .. } if *memory != Memory::Shared);
-    let sharing = if plan.steps.iter().any(copied) { Sharing::Shared } else { Sharing::Private };
-    Arena::new(sharing).map_err(|Errno(errno)| Error::os(Layer::Process, "mmap", errno))
 }
 
 fn children<'a>(plan: &'a Plan, context: &'a Context<'a>, arena: &'a Arena<Reports>) -> Children<'a> {

@@ -16,7 +16,7 @@ pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new() };
     let own = own_devices(&plan);
     let context = Context { lifeline: -1, lifeline_host: -1, init: &[], holder: -1, given: &[], own: &own };
-    let arena = arena(&plan)?;
+    let arena = arena::take(&plan)?;
     let report = &arena.program;
     let blocked = BlockedSignals::new()?;
     let cloned = children(&plan, &context, &arena).clone_single(&plan.program, report);

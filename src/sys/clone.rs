@@ -21,6 +21,7 @@ const GUARD: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Arena<T> {
     base: NonNull<u8>,
+    sharing: Sharing,
     value: PhantomData<T>,
 }
 
@@ -40,12 +41,23 @@ impl<T: Default + Sync> Arena<T> {
     pub(crate) fn new(sharing: Sharing) -> Result<Self> {
         const { assert!(align_of::<T>() <= 4096) };
         let base = map(Self::LENGTH, sharing)?;
-        let arena = Self { base: NonNull::new(base).ok_or(Errno(libc::ENOMEM))?, value: PhantomData };
+        let base_address = NonNull::new(base).ok_or(Errno(libc::ENOMEM))?;
+        let mut arena = Self { base: base_address, sharing, value: PhantomData };
         protect(base, GUARD)?;
         protect(base.wrapping_add(GUARD + STACK), GUARD)?;
-        // SAFETY: The place is within the mapping, writable, large enough, and aligned to its page.
-        unsafe { arena.value_at().write(T::default()) };
+        arena.reset();
         Ok(arena)
+    }
+
+    /// Gives the value its default.
+    pub(crate) fn reset(&mut self) {
+        // SAFETY: The place is within the mapping, writable, large enough, and aligned to its page; nobody else refers
+        // to it. What it holds needs no drop.
+        unsafe { self.value_at().write(T::default()) };
+    }
+
+    pub(crate) fn sharing(&self) -> Sharing {
+        self.sharing
     }
 
     /// The two stacks.
