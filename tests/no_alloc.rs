@@ -195,10 +195,9 @@ fn policies(dir: &Path) -> Vec<Sandbox> {
 #[test]
 fn no_child_of_a_spawn_allocates_or_frees() {
     let dir = workshop();
-    let mut succeeded = 0;
-    let mut failed = 0;
     let count = caught(|| {
         for sandbox in policies(&dir.path().canonicalize().unwrap()) {
+            let (mut succeeded, mut failed) = (0, 0);
             let passed = File::open("/dev/null").unwrap();
             for program in ["/bin/noop", "/tmp/noop", "noop", "/missing", "/bin", "/bin/noop.c"] {
                 let mut command = sandbox.command(program);
@@ -220,10 +219,9 @@ fn no_child_of_a_spawn_allocates_or_frees() {
                 failed += usize::from(sandbox.command("/bin/noop").status().is_err());
             }
             failed += usize::from(sandbox.command("/bin/noop").current_dir("/nowhere").status().is_err());
+            // The control: there were children of both sorts.
+            assert!(succeeded >= 1 && failed >= 5, "{succeeded} and {failed} of {sandbox:?}");
         }
     });
     assert_eq!(count, 0, "a child has called the allocator");
-    // The control: there were children of both sorts.
-    assert!(succeeded >= 16, "{succeeded}");
-    assert!(failed >= 40, "{failed}");
 }

@@ -173,7 +173,7 @@ fn no_handler_of_the_host_runs_in_a_child() {
         let memory = unsafe { libc::mmap(null_mut(), 4096, protection, flags, -1, 0) };
         assert_ne!(memory, libc::MAP_FAILED);
         HANDLED.store(memory.cast(), SeqCst);
-        HOST.store(std::process::id().cast_signed(), SeqCst);
+        HOST.store(std::process::id() as i32, SeqCst);
         // SAFETY: The mapping is zeroed, aligned, and never unmapped.
         let handled = unsafe { &*HANDLED.load(SeqCst) };
         // A process group of its own, which the signals go to.
@@ -323,7 +323,8 @@ fn nothing_is_made_through_the_links_of_a_hostile_root() {
 /// Hazard 10.
 #[test]
 fn a_host_with_twenty_thousand_open_files_spawns() {
-    const FILES: u64 = 20_000;
+    // With the rest, 20,000: on some hosts that is the hard limit, even for root.
+    const FILES: u64 = 19_900;
     alone("hazards::a_host_with_twenty_thousand_open_files_spawns", || {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: The kernel writes one structure.

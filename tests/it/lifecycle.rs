@@ -124,7 +124,7 @@ fn a_daemon_stops_touching_a_shared_file() {
         assert_eq!(child.wait_timeout(Duration::from_millis(1)).unwrap(), None);
     }
     // SAFETY: No pointers; the process is ours and not yet reaped. Only the program ends, and nobody waits for it.
-    assert_eq!(unsafe { libc::kill(child.id().cast_signed(), libc::SIGKILL) }, 0);
+    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGKILL) }, 0);
     let mut rest = Vec::new();
     (&reader).read_to_end(&mut rest).unwrap();
     let before = length();
