@@ -273,9 +273,7 @@ impl Step {
     /// The layer that the step belongs to.
     pub(crate) fn layer(&self) -> Layer {
         match self {
-            Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => {
-                Layer::Namespaces
-            }
+            Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
             Step::EndHolder | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
