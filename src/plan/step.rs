@@ -137,6 +137,12 @@ pub(crate) enum Step {
         given: usize,
         fd: i32,
     },
+    /// Puts /dev/null in its place: the cell's, or what the host has opened where there is none.
+    InstallNull {
+        given: usize,
+        write: bool,
+        fd: i32,
+    },
     /// Closes all other descriptors.
     CloseRest {
         ranges: Vec<[u32; 2]>,
@@ -278,7 +284,7 @@ impl Step {
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
             Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork => Layer::Network,
-            Step::Inherit { .. } | Step::Install { .. } | Step::CloseRest { .. } => Layer::Fds,
+            Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. } => Layer::Fds,
             Step::Limit { .. } => Layer::Limits,
             Step::Securebits { .. }
             | Step::BoundingSet
@@ -452,6 +458,7 @@ impl fmt::Display for Step {
             Step::Setsid => f.write_str("setsid"),
             Step::Inherit { fd } => write!(f, "inherit {fd}"),
             Step::Install { what, fd, .. } => write!(f, "dup {what} -> {fd}"),
+            Step::InstallNull { fd, .. } => write!(f, "dup null -> {fd}"),
             Step::CloseRest { ranges } => {
                 f.write_str("close_range")?;
                 for [first, last] in ranges {

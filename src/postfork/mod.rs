@@ -328,6 +328,7 @@ impl State<'_> {
             Step::Setsid => Ok(sys::setsid()?),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),
             Step::Install { given, fd, .. } => self.install(*given, *fd),
+            Step::InstallNull { given, write, fd } => self.install_null(*given, *write, *fd),
             Step::CloseRest { ranges } => program::close(ranges),
             Step::OomScore { data } => program::set_oom_score(data),
             Step::Nice => program::default_nice(),

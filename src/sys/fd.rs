@@ -86,6 +86,12 @@ pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> Result<()> {
     unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_SETFD as usize, 0]) }.map(drop)
 }
 
+/// Clears the flags of an open file, `O_NONBLOCK` among them.
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_SETFL as usize, 0]) }.map(drop)
+}
+
 /// close_range(2): closes `first` to `last`, both included.
 pub(crate) fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: No pointers. The descriptor table is the child's own, and what it closes is not used again.
@@ -215,9 +221,17 @@ pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool 
 pub(crate) struct Stat {
     pub(crate) device: u64,
     pub(crate) mode: u32,
+    /// Which device the file itself is.
+    special: u64,
 }
 
 impl Stat {
+    /// Whether this is the device of null(4).
+    pub(crate) fn is_null(self) -> bool {
+        const NULL: u64 = 1 << 8 | 3;
+        self.mode & libc::S_IFMT == libc::S_IFCHR && self.special == NULL
+    }
+
     pub(crate) fn is_dir(self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFDIR
     }
@@ -230,7 +244,7 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
     unsafe { call(libc::SYS_fstat, [raw(fd), stat.as_mut_ptr() as usize]) }?;
     // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
     let stat = unsafe { stat.assume_init() };
-    Ok(Stat { device: stat.st_dev, mode: stat.st_mode })
+    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, special: stat.st_rdev })
 }
 
 /// fchdir(2).
