@@ -284,7 +284,9 @@ impl Step {
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
             Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork => Layer::Network,
-            Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. } => Layer::Fds,
+            Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. } => {
+                Layer::Fds
+            }
             Step::Limit { .. } => Layer::Limits,
             Step::Securebits { .. }
             | Step::BoundingSet

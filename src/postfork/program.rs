@@ -22,7 +22,7 @@ impl State<'_> {
             // What the caller has put there may be anything.
             Ok(null) if sys::fstat(null.as_fd())?.is_null() => {
                 sys::set_blocking(null.as_fd())?;
-                Ok(sys::dup_to(null.as_fd(), fd)?)
+                Ok(null.put_at(fd)?)
             }
             _ => self.install(given, fd),
         }

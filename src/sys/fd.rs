@@ -15,6 +15,16 @@ impl Fd {
         Fd(result as RawFd)
     }
 
+    /// Moves the descriptor to a number, where it is left open across exec.
+    pub(crate) fn put_at(self, number: RawFd) -> Result<()> {
+        if self.0 == number {
+            keep_on_exec(self.as_fd())?;
+            self.into_raw();
+            return Ok(());
+        }
+        dup_to(self.as_fd(), number)
+    }
+
     /// Gives the descriptor up without closing it.
     pub(crate) fn into_raw(self) -> RawFd {
         let fd = self.0;
