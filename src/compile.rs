@@ -3,7 +3,7 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Layer, Result};
@@ -15,7 +15,7 @@ use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
 use crate::layer::{capabilities, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
-use crate::plan::{Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
+use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
 use crate::sys::CStringArray;
@@ -77,19 +77,22 @@ impl<'a> Resolved<'a> {
 
     /// Whether the maps are written by somebody outside, while a process holds the user namespace.
     ///
-    /// Without a PID namespace a go-between may need one too: to make a time namespace, it has to be in the user
-    /// namespace already; and root's groups have to be left outside.
+    /// Without a PID namespace a time namespace takes that too: to make one, the cell has to be in the user namespace
+    /// already. And so do groups of root's, which have to be left outside.
     fn holder(&self) -> bool {
         let outside = self.ids.uid_writer != Writer::Own || self.ids.gid_writer != Writer::Own;
-        let between = self.has(Namespaces::TIME) || self.caller.privileged();
-        self.has(Namespaces::USER) && (outside || (between && !self.has(Namespaces::PID)))
+        let time = self.has(Namespaces::TIME) && !self.has(Namespaces::PID);
+        self.has(Namespaces::USER) && (outside || time || (self.caller.in_groups && self.caller.sets_groups()))
     }
 
     fn lower_holder(&self, plan: &mut Plan) {
         if self.holder() {
             let namespaces = libc::CLONE_NEWUSER as u64;
             let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
-            plan.steps.extend([clone, exec_init(), self.ids.write_outside()]);
+            // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
+            // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
+            let init = exec_init(0o555, vec![c"belljar-init".into(), c"holder".into()]);
+            plan.steps.extend([clone, init, self.ids.write_outside()]);
             plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
         }
     }
@@ -105,8 +108,7 @@ impl<'a> Resolved<'a> {
             capabilities::lower_first(self.privileged(), steps);
             self.ids.change(steps);
         }
-        // Interfaces and names are independent of all else; they need the capabilities that are left at the start.
-        network::lower(self.network, self.has(Namespaces::NET), steps)?;
+        // Names are independent of all else; they need the capabilities that are left at the start.
         namespaces::lower_names(self.own, self.sandbox.hostname.as_deref(), steps)?;
         // The root last: /proc/self, which the maps are written through, goes with the host's mounts.
         self.lower_root(steps)
@@ -139,6 +141,8 @@ impl<'a> Resolved<'a> {
         inside: &[Step],
         steps: &mut Vec<Step>,
     ) -> Result<(Vec<Given>, Report)> {
+        // An interface needs the capabilities that are left at the start.
+        network::lower(self.network, self.has(Namespaces::NET), steps)?;
         // A session first: it takes the controlling terminal away.
         process::lower_session(steps);
         // Descriptors before the limits: a low limit of open files must not be in the way.
@@ -191,13 +195,12 @@ impl<'a> Resolved<'a> {
 
     /// The filter, if the kernel has filters; one that is asked for by name is not left out.
     fn lower_seccomp(&self, steps: &mut Vec<Step>) -> Result<Option<String>> {
-        let named = self.sandbox.seccomp.is_some();
-        let seccomp = self.sandbox.seccomp.clone().unwrap_or_default();
-        let refused = if seccomp.is_off() { None } else { seccomp::why_none() };
-        match refused {
-            None => seccomp.lower(steps).map(|()| None),
-            Some(why) if named => Err(Error::new(Layer::Seccomp, ErrorKind::Unsupported, "filter", why)),
-            Some(why) => Ok(Some(why)),
+        match (&self.sandbox.seccomp, seccomp::why_none()) {
+            (Some(named), None) => named.lower(steps).map(|()| None),
+            (Some(named), Some(_)) if named.is_off() => Ok(None),
+            (Some(_), Some(why)) => Err(Error::new(Layer::Seccomp, ErrorKind::Unsupported, "filter", why)),
+            (None, None) => Seccomp::lower_default(steps).map(|()| None),
+            (None, Some(why)) => Ok(Some(why)),
         }
     }
 
@@ -226,75 +229,94 @@ impl<'a> Resolved<'a> {
         report
     }
 
-    /// What a go-between does in namespaces that exist, before it clones.
-    fn lower_entry(&self, enter: Option<Step>) -> Vec<Step> {
-        let mut steps = Vec::new();
-        // Root's groups while it is root: setgroups is denied inside.
-        if enter.is_some() && self.has(Namespaces::USER) && self.caller.sets_groups() {
-            steps.push(Step::DropGroups);
-        }
-        steps.extend(enter);
-        if self.has(Namespaces::TIME) {
-            steps.push(Step::Unshare { namespaces: libc::CLONE_NEWTIME as u64 });
-        }
-        steps
-    }
-
-    /// One process builds the cell and becomes init; another enters it and becomes the program.
+    /// A cell, whose init builds the root, and the program in it.
     fn arrange_cell(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
-        inside.push(exec_init());
-        let mut made = self.own - Namespaces::TIME;
-        let mut entry = Vec::new();
-        if self.holder() {
-            made -= Namespaces::USER;
-            entry.push(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 });
+        let net = self.has(Namespaces::NET);
+        if net {
+            // Init too, or /proc/1/net would show the host's. Late: by then it is made. Before the root is another, in
+            // whose /proc the cell, which has it to pass, is not.
+            let last = inside.iter().position(|step| matches!(step, Step::Pivot)).unwrap_or(inside.len());
+            inside.insert(last, Step::JoinNetwork);
         }
-        let memory = if self.ids.caller_unmapped { Memory::Copied } else { Memory::Shared };
-        let clone = Step::Clone { process: "cell", namespaces: made.bits().into(), memory };
-        plan.cell = Some(add(plan, entry, clone, inside));
-        let joined = (self.own - Namespaces::TIME).bits().into();
-        let entry = self.lower_entry(Some(Step::EnterCell { namespaces: joined }));
-        let clone = Step::Clone { process: "program", namespaces: 0, memory: self.program_memory() };
-        plan.program = add(plan, entry, clone, program);
+        inside.push(exec_init(0o111, vec![c"belljar-init".into()]));
+        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME;
+        let first = self.own - later;
+        let clone = match self.holder() {
+            true => plan.push(self.clone("cell", Namespaces::empty())),
+            false => plan.push(self.clone("cell", first)),
+        };
+        let mut body = self.lower_entry();
+        let with_holder = if self.holder() { first - Namespaces::USER } else { Namespaces::empty() };
+        body.extend(unshare(with_holder | Namespaces::PID));
+        let body = plan.extend(body);
+        let clone_init = plan.push(Step::Clone { process: "init", namespaces: 0, memory: Memory::Shared });
+        let init = Launch { clone: clone_init, body: plan.extend(inside) };
+        // The network namespace takes longer to make than all others together: meanwhile, the root is built.
+        let network = unshare(self.own & Namespaces::NET).into_iter().chain(net.then_some(Step::PassNetwork));
+        let meanwhile = plan.extend(network.chain(unshare(self.own & Namespaces::TIME)));
+        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
+        let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
+        plan.program = Launch { clone, body: plan.extend(program) };
     }
 
     /// Without a PID namespace there is no init: one process takes all steps.
     fn arrange_single(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         inside.extend(program);
         let mut made = self.own - Namespaces::TIME;
-        let mut enter = None;
         if self.holder() {
             made -= Namespaces::USER;
-            enter = Some(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 });
         }
-        let entry = self.lower_entry(enter);
-        let clone = Step::Clone { process: "program", namespaces: made.bits().into(), memory: self.program_memory() };
-        plan.program = add(plan, entry, clone, inside);
+        let mut body = self.lower_entry();
+        if self.holder() {
+            // The program would see it, and could trace it: a process with the host's files and network.
+            body.push(Step::EndHolder);
+        }
+        body.extend(unshare(self.own & Namespaces::TIME));
+        if !body.is_empty() {
+            let clone = plan.push(self.clone("cell", Namespaces::empty()));
+            let body = plan.extend(body);
+            plan.cell = Some(Cell { clone, body, init: None, meanwhile: 0..0 });
+        }
+        let clone = plan.push(match plan.cell {
+            Some(_) => clone_in_cell(self.own, made),
+            None => self.clone("program", made),
+        });
+        plan.program = Launch { clone, body: plan.extend(inside) };
     }
 
-    fn program_memory(&self) -> Memory {
-        match (self.ids.changes || self.ids.caller_unmapped, self.has(Namespaces::TIME)) {
-            (true, _) => Memory::Copied,
-            (false, true) => Memory::SharedIfAllowed,
-            (false, false) => Memory::Shared,
+    /// Goes into the user namespace whose maps were written from outside, without the groups that root has there.
+    fn lower_entry(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if self.holder() {
+            // Root's groups while it is root: setgroups is denied inside.
+            if self.caller.sets_groups() {
+                steps.push(Step::DropGroups);
+            }
+            steps.push(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 });
         }
+        steps
+    }
+
+    /// The step that clones a process of the host.
+    fn clone(&self, process: &'static str, namespaces: Namespaces) -> Step {
+        let changes = self.ids.changes || self.ids.caller_unmapped;
+        let memory = if changes { Memory::Copied } else { Memory::Shared };
+        Step::Clone { process, namespaces: namespaces.bits().into(), memory }
     }
 }
 
-/// Init sees no argument and no environment of the host's.
-fn exec_init() -> Step {
-    let argv = CStringArray::new(vec![c"belljar-init".into()]);
-    Step::ExecInit { argv, envp: CStringArray::new(Vec::new()) }
+/// The step that clones the program from the cell, whose memory is a copy already where it has to be.
+fn clone_in_cell(own: Namespaces, made: Namespaces) -> Step {
+    let memory = if own.contains(Namespaces::TIME) { Memory::SharedIfAllowed } else { Memory::Shared };
+    Step::Clone { process: "program", namespaces: made.bits().into(), memory }
 }
 
-/// Adds the steps of one process, in the order in which they are taken.
-fn add(plan: &mut Plan, entry: Vec<Step>, clone: Step, body: Vec<Step>) -> Launch {
-    let steps = &mut plan.steps;
-    let start = steps.len();
-    steps.extend(entry);
-    let clone_at = steps.len();
-    steps.push(clone);
-    let body_at = steps.len();
-    steps.extend(body);
-    Launch { enter: start..clone_at, clone: clone_at, body: body_at..steps.len() }
+fn unshare(namespaces: Namespaces) -> Option<Step> {
+    (!namespaces.is_empty()).then(|| Step::Unshare { namespaces: namespaces.bits().into() })
+}
+
+/// Init sees no argument and no environment of the host's. One that can't read its own file is not dumpable.
+fn exec_init(mode: u32, argv: Vec<CString>) -> Step {
+    let (argv, envp) = (CStringArray::new(argv), CStringArray::new(Vec::new()));
+    Step::ExecInit { mode, securebits: capabilities::SECUREBITS, argv, envp }
 }

@@ -26,8 +26,9 @@ pub(crate) use step::{
 ///
 /// - `host`: the calling thread;
 /// - `holder`: a process that only holds the user namespace, where its maps have to be written from outside;
-/// - `cell`: the first process of the new namespaces, which builds the root and becomes init, process 1;
-/// - `program`: the process that enters them, and becomes the program.
+/// - `cell`: the process that makes the namespaces, clones the others, and ends;
+/// - `init`: the process that builds the root and becomes init, process 1, while `cell` goes on;
+/// - `program`: the process that becomes the program.
 ///
 /// The words are for people: they may change in any release.
 #[derive(Debug)]
@@ -35,8 +36,8 @@ pub struct Plan {
     pub(crate) steps: Vec<Step>,
     /// Id maps that somebody in the parent's user namespace has to write.
     pub(crate) holder: Option<Holder>,
-    /// The process that builds the cell; none without a PID namespace.
-    pub(crate) cell: Option<Launch>,
+    /// The process that makes or enters namespaces, and clones the others in them; none where the host can do that.
+    pub(crate) cell: Option<Cell>,
     pub(crate) program: Launch,
     /// What is opened for the program; [`Step::Install`] has indices into it.
     pub(crate) given: Vec<Given>,
@@ -55,11 +56,22 @@ pub(crate) enum Given {
     Fd(Arc<OwnedFd>),
 }
 
+/// A process that clones others as its own siblings, and then ends: so they are the host's children.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    /// The step that clones it.
+    pub(crate) clone: usize,
+    /// What it does first.
+    pub(crate) body: Range<usize>,
+    /// The process that builds the root and becomes init; none without a PID namespace.
+    pub(crate) init: Option<Launch>,
+    /// What it does at the same time.
+    pub(crate) meanwhile: Range<usize>,
+}
+
 /// How one process is started, as ranges of [`Plan::steps`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Launch {
-    /// What a go-between does first, in namespaces that exist: it then clones the process as its sibling.
-    pub(crate) enter: Range<usize>,
     /// The step that clones the process, and stands for that call in errors.
     pub(crate) clone: usize,
     /// What the process itself does.
@@ -93,16 +105,32 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    /// Adds a step, and returns its place.
+    pub(crate) fn push(&mut self, step: Step) -> usize {
+        self.steps.push(step);
+        self.steps.len() - 1
+    }
+
+    /// Adds steps, and returns their places.
+    pub(crate) fn extend(&mut self, steps: impl IntoIterator<Item = Step>) -> Range<usize> {
+        let start = self.steps.len();
+        self.steps.extend(steps);
+        start..self.steps.len()
+    }
+
     fn section(&self, index: usize) -> &'static str {
-        // A go-between clones; where there is none, the host does.
-        let clones = |launch: &Launch| index == launch.clone && !launch.enter.is_empty();
-        let holds = |launch: &Launch| launch.body.contains(&index) || launch.enter.contains(&index) || clones(launch);
-        if self.holder.as_ref().is_some_and(|holder| holder.body.contains(&index)) {
+        let holder = |holder: &Holder| holder.body.contains(&index);
+        let init = |cell: &Cell| cell.init.as_ref().is_some_and(|init| init.body.contains(&index));
+        // What is cloned where there is a cell, is cloned by it.
+        let cell = |cell: &Cell| index > cell.clone;
+        if self.holder.as_ref().is_some_and(holder) {
             "holder"
-        } else if self.cell.as_ref().is_some_and(holds) {
-            "cell"
-        } else if holds(&self.program) {
+        } else if self.program.body.contains(&index) {
             "program"
+        } else if self.cell.as_ref().is_some_and(init) {
+            "init"
+        } else if self.cell.as_ref().is_some_and(cell) {
+            "cell"
         } else {
             "host"
         }

@@ -4,7 +4,7 @@ use crate::plan::Step;
 
 /// All of capabilities(7), *The securebits flags*, set and locked, but for keeping capabilities over a change of
 /// ids, which is locked as off: root inside is nobody special, and no capability can be made ambient.
-const SECUREBITS: u64 = 0b1110_1111;
+pub(crate) const SECUREBITS: u64 = 0b1110_1111;
 
 /// Settings that have to come before a change of ids.
 pub(crate) fn lower_first(privileged: bool, steps: &mut Vec<Step>) {

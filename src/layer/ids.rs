@@ -49,12 +49,17 @@ pub(crate) struct Ids {
 pub(crate) struct Caller {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// Whether it is in other groups than its own.
+    pub(crate) in_groups: bool,
 }
 
 impl Caller {
     /// The thread that calls, by its effective ids.
     pub(crate) fn current() -> Self {
-        Self { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        // What can't be told counts as more groups.
+        let in_groups = nix::unistd::getgroups().map_or(true, |groups| groups.iter().any(|group| *group != gid));
+        Self { uid: uid.as_raw(), gid: gid.as_raw(), in_groups }
     }
 
     /// Whether the kernel takes the caller for root. What a root without capabilities can't do, it tells later.
@@ -285,8 +290,8 @@ fn subordinate_range(line: &str, names: &[String]) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    const USER: Caller = Caller { uid: 1000, gid: 1000 };
-    const ROOT: Caller = Caller { uid: 0, gid: 0 };
+    const USER: Caller = Caller { uid: 1000, gid: 1000, in_groups: false };
+    const ROOT: Caller = Caller { uid: 0, gid: 0, in_groups: false };
 
     fn lowered(uid_map: &[IdMap], user: Option<(u32, u32)>, caller: Caller) -> Result<Lowered> {
         lower(&Ids { uid_map: uid_map.to_vec(), gid_map: uid_map.to_vec(), user }, caller)

@@ -23,6 +23,14 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::Dir { .. } | Step::Symlink { .. }, Operand::Target, libc::ENOENT) => {
             "it would lie in a directory of the host, or in /proc, where nothing is made"
         }
+        (
+            Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. } | Step::Dir { .. } | Step::Symlink { .. },
+            Operand::Target,
+            libc::EACCES,
+        ) => {
+            "it is missing in a directory of the root whose owner is nobody inside, so that nothing can be made there: \
+             make it in the root directory, or map the owner"
+        }
         // What move_mount(2) says to a directory over a file.
         (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::EINVAL) => {
             "a directory can be put only over a directory, and a file only over a file"

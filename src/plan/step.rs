@@ -32,14 +32,16 @@ pub(crate) enum Step {
     EnterHolder {
         namespaces: u64,
     },
-    /// Joins the namespaces of the cell.
-    EnterCell {
-        namespaces: u64,
-    },
+    /// Kills the holder, whose user namespace the process is in.
+    EndHolder,
     /// Makes namespaces that start with the next process.
     Unshare {
         namespaces: u64,
     },
+    /// Hands the network namespace to init.
+    PassNetwork,
+    /// Joins the network namespace that the cell has made meanwhile.
+    JoinNetwork,
     /// Brings the loopback interface up.
     LoopbackUp,
     /// Sets the host name.
@@ -116,8 +118,10 @@ pub(crate) enum Step {
     },
     /// Makes the new root the root, and lets go of the host's.
     Pivot,
-    /// Becomes init.
+    /// Becomes init, from a file of this mode.
     ExecInit {
+        mode: u32,
+        securebits: u64,
         argv: CStringArray,
         envp: CStringArray,
     },
@@ -131,6 +135,12 @@ pub(crate) enum Step {
     Install {
         what: &'static str,
         given: usize,
+        fd: i32,
+    },
+    /// Puts /dev/null in its place: the cell's, or what the host has opened where there is none.
+    InstallNull {
+        given: usize,
+        write: bool,
         fd: i32,
     },
     /// Closes all other descriptors.
@@ -198,7 +208,7 @@ pub(crate) enum Step {
     },
     /// Takes a filter of system calls upon itself, for good.
     Seccomp {
-        program: Vec<BpfInstruction>,
+        program: Arc<[BpfInstruction]>,
     },
     /// Resets every signal action, then unblocks all.
     Signals,
@@ -293,14 +303,14 @@ impl Step {
     /// The layer that the step belongs to.
     pub(crate) fn layer(&self) -> Layer {
         match self {
-            Step::Clone { .. } | Step::EnterHolder { .. } | Step::EnterCell { .. } | Step::Unshare { .. } => {
-                Layer::Namespaces
-            }
-            Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
+            Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
+            Step::EndHolder | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
-            Step::LoopbackUp => Layer::Network,
-            Step::Inherit { .. } | Step::Install { .. } | Step::CloseRest { .. } => Layer::Fds,
+            Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork => Layer::Network,
+            Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. } => {
+                Layer::Fds
+            }
             Step::Limit { .. } => Layer::Limits,
             Step::Securebits { .. }
             | Step::BoundingSet
@@ -441,8 +451,10 @@ impl fmt::Display for Step {
                 write!(f, "write {} {}", Escaped(path.to_bytes()), String::from_utf8_lossy(data))
             }
             Step::EnterHolder { namespaces } => write!(f, "setns holder {}", Flags(*namespaces)),
-            Step::EnterCell { namespaces } => write!(f, "setns cell {}", Flags(*namespaces)),
+            Step::EndHolder => f.write_str("kill holder"),
             Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
+            Step::PassNetwork => f.write_str("pass net to init"),
+            Step::JoinNetwork => f.write_str("setns net"),
             Step::LoopbackUp => f.write_str("lo up"),
             Step::Hostname { name } => write!(f, "sethostname {}", Escaped(name.to_bytes())),
             Step::Domainname => f.write_str("setdomainname (none)"),
@@ -455,11 +467,11 @@ impl fmt::Display for Step {
             Step::Dir { at } => write!(f, "dir {at}"),
             Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.0.len()),
             Step::Symlink { target, at } => write!(f, "symlink {} <- {at}", Escaped(target.to_bytes())),
-            Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
-                write!(f, "bind_ro {source} -> {at}")
-            }
             Step::Bind { source, at, attributes } if attributes & attr::NO_DEV == 0 => {
                 write!(f, "device {source} -> {at}")
+            }
+            Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
+                write!(f, "bind_ro {source} -> {at}")
             }
             Step::Bind { source, at, .. } => write!(f, "bind {source} -> {at}"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {
@@ -477,6 +489,7 @@ impl fmt::Display for Step {
             Step::Setsid => f.write_str("setsid"),
             Step::Inherit { fd } => write!(f, "inherit {fd}"),
             Step::Install { what, fd, .. } => write!(f, "dup {what} -> {fd}"),
+            Step::InstallNull { fd, .. } => write!(f, "dup null -> {fd}"),
             Step::CloseRest { ranges } => {
                 f.write_str("close_range")?;
                 for [first, last] in ranges {

@@ -7,11 +7,12 @@
 mod mount;
 mod program;
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::os::fd::{AsFd, RawFd};
 
-use crate::plan::{Fault, Launch, Memory, Operand, Plan, Step};
-use crate::sys::{self, Errno, Fd};
+use crate::plan::{Cell, Fault, Launch, Memory, Operand, Plan, Step};
+use crate::sys::{self, Errno, Fd, Return};
 
 /// How much of a program that can't be executed is handed to the parent, which tells the reason from it.
 const HEAD: usize = 4096;
@@ -19,21 +20,32 @@ const HEAD: usize = 4096;
 /// What the children of one spawn get besides the plan.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
-    /// The end of the lifeline that init reads.
+    /// The end of the lifeline that init reads, and the host's.
     pub(crate) lifeline: RawFd,
+    pub(crate) lifeline_host: RawFd,
     /// The init image.
     pub(crate) init: &'a [u8],
     /// The pidfd of the process that holds the user namespace.
     pub(crate) holder: RawFd,
-    /// The pidfd of init.
-    pub(crate) cell: RawFd,
     /// The descriptors for the program; [`Step::Install`] has indices into them.
     pub(crate) given: &'a [RawFd],
     /// The devices of the file systems that this sandbox has made, and may make files on: 0 for a free place.
     pub(crate) own: &'a [AtomicU64],
 }
 
-/// What a child tells its parent, in memory that both see.
+/// What the children of one spawn tell the host, in memory that all of them see.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    pub(crate) holder: Report,
+    pub(crate) cell: Report,
+    pub(crate) init: Report,
+    pub(crate) program: Report,
+    pub(crate) head: Head,
+    /// Not 0 while init has not been executed, and so still uses the host's memory.
+    pub(crate) init_sets_up: AtomicU32,
+}
+
+/// What one child tells.
 #[derive(Debug)]
 pub(crate) struct Report {
     /// The step under way.
@@ -41,13 +53,17 @@ pub(crate) struct Report {
     /// Why it failed, or 0.
     errno: AtomicI32,
     operand: AtomicU32,
-    /// The process that a go-between has cloned, and its pidfd in the host's table: 0 and -1 for none.
+    /// The process itself, and its pidfd in the host's table, if the cell has cloned it: 0 and -1 for none.
     pid: AtomicI32,
     pidfd: AtomicI32,
-    /// The candidate that could not be executed, and the start of its file.
+}
+
+/// The start of a program that could not be executed.
+#[derive(Debug)]
+pub(crate) struct Head {
     candidate: AtomicU32,
-    head_length: AtomicU32,
-    head: [AtomicU8; HEAD],
+    length: AtomicU32,
+    bytes: [AtomicU8; HEAD],
 }
 
 impl Default for Report {
@@ -58,10 +74,13 @@ impl Default for Report {
             operand: AtomicU32::new(0),
             pid: AtomicI32::new(0),
             pidfd: AtomicI32::new(-1),
-            candidate: AtomicU32::new(0),
-            head_length: AtomicU32::new(0),
-            head: [const { AtomicU8::new(0) }; HEAD],
         }
+    }
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { candidate: AtomicU32::new(0), length: AtomicU32::new(0), bytes: [const { AtomicU8::new(0) }; HEAD] }
     }
 }
 
@@ -82,25 +101,15 @@ impl Report {
         (errno != 0).then_some(Fault { errno, operand })
     }
 
-    /// What a go-between has cloned: the process id, and the pidfd, which the caller then owns.
+    /// What the cell has cloned: the process id, and the pidfd, which the caller then owns.
     pub(crate) fn cloned(&self) -> Option<(libc::pid_t, RawFd)> {
         let pid = self.pid.load(Relaxed);
         (pid != 0).then(|| (pid, self.pidfd.load(Relaxed)))
     }
 
-    /// The candidate that could not be executed, and the start of its file.
-    pub(crate) fn candidate(&self) -> (usize, Vec<u8>) {
-        let length = self.head_length.load(Relaxed) as usize;
-        let head = self.head.iter().take(length).map(|byte| byte.load(Relaxed)).collect();
-        (self.candidate.load(Relaxed) as usize, head)
-    }
-
-    /// Makes the report ready for the next process.
-    pub(crate) fn clear(&self) {
-        self.step.store(u32::MAX, Relaxed);
-        self.errno.store(0, Relaxed);
-        self.pid.store(0, Relaxed);
-        self.pidfd.store(-1, Relaxed);
+    fn set_cloned(&self, cloned: sys::Cloned) {
+        self.pidfd.store(cloned.pidfd.into_raw(), Relaxed);
+        self.pid.store(cloned.pid, Relaxed);
     }
 
     fn fail(&self, fault: Fault) {
@@ -116,11 +125,20 @@ impl Report {
     fn at(&self, step: usize) {
         self.step.store(step as u32, Relaxed);
     }
+}
 
-    fn set_candidate(&self, index: usize, head: &[u8]) {
+impl Head {
+    /// The candidate that could not be executed, and the start of its file.
+    pub(crate) fn candidate(&self) -> (usize, Vec<u8>) {
+        let length = self.length.load(Relaxed) as usize;
+        let head = self.bytes.iter().take(length).map(|byte| byte.load(Relaxed)).collect();
+        (self.candidate.load(Relaxed) as usize, head)
+    }
+
+    fn set(&self, index: usize, head: &[u8]) {
         self.candidate.store(index as u32, Relaxed);
-        self.head_length.store(head.len() as u32, Relaxed);
-        for (to, from) in self.head.iter().zip(head) {
+        self.length.store(head.len() as u32, Relaxed);
+        for (to, from) in self.bytes.iter().zip(head) {
             to.store(*from, Relaxed);
         }
     }
@@ -140,99 +158,124 @@ fn on<T>(operand: Operand, result: sys::Result<T>) -> Result<T, Fault> {
     result.map_err(|Errno(errno)| Fault { errno, operand })
 }
 
-/// The body of a process: takes its steps, the last of which is an exec that does not return.
-fn run(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report) {
-    let mut state = State { context, report, workspace: None, root: None, ruleset: None };
-    let first = launch.body.start;
-    let steps = plan.steps.get(launch.body.clone()).unwrap_or_default();
-    for (offset, step) in steps.iter().enumerate() {
-        report.at(first.wrapping_add(offset));
-        if let Err(fault) = state.take(step) {
-            report.fail(fault);
-            sys::exit(127);
+/// What every child of a spawn has at hand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Children<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) context: &'a Context<'a>,
+    pub(crate) reports: &'a Reports,
+    /// One for the cell, and one for those that it clones, one after the other; the first also for what the host clones.
+    pub(crate) stacks: [sys::Stack<'a>; 2],
+}
+
+impl<'a> Children<'a> {
+    /// Clones the cell; returns when it has ended.
+    ///
+    /// It shares the host's descriptor table, since it leaves nothing there but what it hands over: a copy would be
+    /// paid for by every open file.
+    pub(crate) fn clone_cell(self, cell: &Cell) -> sys::Result<sys::Cloned> {
+        let body = || self.run_cell(cell);
+        let [stack, _] = self.stacks;
+        self.clone(cell.clone, libc::CLONE_FILES as u64, stack, Return::AfterExec, &body)
+    }
+
+    /// Clones a process that takes the steps of `launch`, the last of which executes a program.
+    pub(crate) fn clone_single(self, launch: &Launch, report: &Report) -> sys::Result<sys::Cloned> {
+        let body = || self.run(launch.body.clone(), report);
+        let [stack, _] = self.stacks;
+        self.clone(launch.clone, 0, stack, Return::AfterExec, &body)
+    }
+
+    /// The body of the cell. Init builds the root while the cell goes on, which makes the rest of the namespaces: that
+    /// takes about as long, and most machines have two processors.
+    fn run_cell(self, cell: &Cell) {
+        let Reports { cell: report, init: init_report, program, init_sets_up, .. } = self.reports;
+        let [_, stack] = self.stacks;
+        let sibling = libc::CLONE_PARENT as u64;
+        self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
+        if let Some(init) = &cell.init {
+            report.at(init.clone);
+            let body = || self.run(init.body.clone(), init_report);
+            let cloned = self.clone(init.clone, sibling, stack, Return::AtOnce(init_sets_up), &body);
+            let cloned = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
+            // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
+            // places to go, unless this is the only one.
+            let _ = sys::keep_off_this_processor(cloned.pid);
+            init_report.set_cloned(cloned);
+            let done = self.take(cell.meanwhile.clone(), report);
+            if done.is_err() {
+                // Init may wait for what the cell was to pass.
+                let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
+            }
+            // Init uses the memory of the cell until it is executed.
+            sys::wait_for_zero(init_sets_up);
+            done.unwrap_or_else(|fault| give_up(report, fault));
+            if init_report.fault().is_some() {
+                sys::exit(127);
+            }
+        }
+        let Launch { clone, body } = &self.plan.program;
+        report.at(*clone);
+        let run = || self.run(body.clone(), program);
+        let cloned = self.clone(*clone, sibling, stack, Return::AfterExec, &run);
+        program.set_cloned(cloned.unwrap_or_else(|errno| give_up(report, errno.into())));
+        sys::exit(0)
+    }
+
+    /// The body of a process that executes a program, which does not return.
+    fn run(self, steps: Range<usize>, report: &Report) {
+        self.take(steps, report).unwrap_or_else(|fault| give_up(report, fault));
+    }
+
+    fn take(self, steps: Range<usize>, report: &Report) -> Done {
+        let mut state =
+            State { context: self.context, head: &self.reports.head, workspace: None, root: None, ruleset: None };
+        for (index, step) in self.plan.steps.iter().enumerate().take(steps.end).skip(steps.start) {
+            report.at(index);
+            state.take(step)?;
+        }
+        Ok(())
+    }
+
+    /// Clones as the step `clone` says.
+    fn clone<F: Fn()>(
+        self,
+        clone: usize,
+        flags: u64,
+        stack: sys::Stack<'a>,
+        returns: Return<'_>,
+        body: &F,
+    ) -> sys::Result<sys::Cloned> {
+        let Some(Step::Clone { namespaces, memory, .. }) = self.plan.steps.get(clone) else {
+            return Err(Errno(libc::EINVAL));
+        };
+        let flags = flags | namespaces;
+        let shared = libc::CLONE_VM as u64;
+        // SAFETY: The steps are taken by system calls on data that outlives the child's use of it, and end in exec or
+        // exit: nothing on the way allocates, locks, panics or touches thread-local storage. Who clones with
+        // `Return::AtOnce` waits for the word, here in the cell, and again in the host if the cell is killed.
+        #[allow(unsafe_code)]
+        let clone = |flags| unsafe { sys::clone(flags, stack, returns, body) };
+        match memory {
+            Memory::Shared => clone(flags | shared),
+            Memory::Copied => clone(flags),
+            Memory::SharedIfAllowed => match clone(flags | shared) {
+                Err(Errno(libc::EINVAL)) => clone(flags),
+                result => result,
+            },
         }
     }
 }
 
-/// The body of a go-between: enters namespaces that exist, then clones the process as its own sibling, so that the
-/// new process is the host's child.
-///
-/// It shares the host's descriptor table, since it touches none of it: a copy would be paid for by every open file.
-fn enter(plan: &Plan, launch: &Launch, context: &Context<'_>, report: &Report, stack: sys::Stack<'_>) {
-    let mut state = State { context, report, workspace: None, root: None, ruleset: None };
-    for index in launch.enter.clone() {
-        report.at(index);
-        let done = plan.steps.get(index).map(|step| state.take(step));
-        if let Some(Err(fault)) = done {
-            report.fail(fault);
-            sys::exit(127);
-        }
-    }
-    report.at(launch.clone);
-    match clone_body(plan, launch, context, report, stack, libc::CLONE_PARENT as u64) {
-        Ok(cloned) => {
-            report.pidfd.store(cloned.pidfd.into_raw(), Relaxed);
-            report.pid.store(cloned.pid, Relaxed);
-            sys::exit(0)
-        }
-        Err(errno) => {
-            report.fail(errno.into());
-            sys::exit(127)
-        }
-    }
-}
-
-/// Clones the go-between of `launch`, which ends when it has cloned the process. It gets the first stack, and the
-/// process the second.
-pub(crate) fn clone_entry(
-    plan: &Plan,
-    launch: &Launch,
-    context: &Context<'_>,
-    report: &Report,
-    [stack, inner]: [sys::Stack<'_>; 2],
-) -> sys::Result<sys::Cloned> {
-    let entry = || enter(plan, launch, context, report, inner);
-    let flags = (libc::CLONE_VM | libc::CLONE_FILES) as u64;
-    // SAFETY: As in `clone_body`.
-    #[allow(unsafe_code)]
-    unsafe {
-        sys::clone(flags, stack, &entry)
-    }
-}
-
-/// Clones the process that runs the body of `launch`.
-pub(crate) fn clone_body(
-    plan: &Plan,
-    launch: &Launch,
-    context: &Context<'_>,
-    report: &Report,
-    stack: sys::Stack<'_>,
-    flags: u64,
-) -> sys::Result<sys::Cloned> {
-    let Some(Step::Clone { namespaces, memory, .. }) = plan.steps.get(launch.clone) else {
-        return Err(Errno(libc::EINVAL));
-    };
-    let flags = flags | namespaces;
-    let shared = libc::CLONE_VM as u64;
-    let body = || run(plan, launch, context, report);
-    // SAFETY: The steps are taken by system calls on data that outlives the child's use of it, and end in exec or
-    // exit: nothing on the way allocates, locks, panics or touches thread-local storage.
-    #[allow(unsafe_code)]
-    let clone = |flags| unsafe { sys::clone(flags, stack, &body) };
-    match memory {
-        Memory::Shared => clone(flags | shared),
-        Memory::Copied => clone(flags),
-        Memory::SharedIfAllowed => match clone(flags | shared) {
-            Err(Errno(libc::EINVAL)) => clone(flags),
-            result => result,
-        },
-    }
+fn give_up(report: &Report, fault: Fault) -> ! {
+    report.fail(fault);
+    sys::exit(127)
 }
 
 /// What a process has in hand while it takes its steps.
 struct State<'a> {
     context: &'a Context<'a>,
-    report: &'a Report,
+    head: &'a Head,
     /// The tmpfs that everything of our own is made on.
     workspace: Option<Fd>,
     /// The root to be.
@@ -242,15 +285,26 @@ struct State<'a> {
 }
 
 impl State<'_> {
+    /// Through the lifeline, which nobody else uses yet.
+    fn pass_network(&self) -> Done {
+        let namespace = sys::openat2(sys::CWD, c"/proc/self/ns/net", libc::O_RDONLY, 0, 0)?;
+        Ok(sys::send_fd(sys::borrow(self.context.lifeline_host), namespace.as_fd())?)
+    }
+
     /// Takes one step.
     fn take(&mut self, step: &Step) -> Done {
         match step {
-            // Done by the host, or by `clone_body`.
+            // Done by the host, or by `Children::clone`.
             Step::Clone { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
             Step::WriteProc { path, data, .. } => write_proc(path, data),
             Step::EnterHolder { namespaces } => Ok(sys::setns(sys::borrow(self.context.holder), *namespaces)?),
-            Step::EnterCell { namespaces } => Ok(sys::setns(sys::borrow(self.context.cell), *namespaces)?),
+            Step::EndHolder => Ok(sys::pidfd_send_signal(sys::borrow(self.context.holder), libc::SIGKILL)?),
             Step::Unshare { namespaces } => Ok(sys::unshare(*namespaces)?),
+            Step::PassNetwork => self.pass_network(),
+            Step::JoinNetwork => {
+                let namespace = sys::receive_fd(sys::borrow(self.context.lifeline))?;
+                Ok(sys::setns_fd(namespace.as_fd(), libc::CLONE_NEWNET)?)
+            }
             Step::LoopbackUp => Ok(sys::loopback_up()?),
             Step::Hostname { name } => Ok(sys::sethostname(name)?),
             Step::Domainname => Ok(sys::setdomainname(c"(none)")?),
@@ -273,10 +327,11 @@ impl State<'_> {
             Step::Protect { at } => self.protect(at),
             Step::Seal { at, attributes } => self.seal(at, *attributes),
             Step::Pivot => self.pivot(),
-            Step::ExecInit { argv, envp } => self.exec_init(argv, envp),
+            Step::ExecInit { mode, securebits, argv, envp } => self.exec_init(*mode, *securebits, argv, envp),
             Step::Setsid => Ok(sys::setsid()?),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),
             Step::Install { given, fd, .. } => self.install(*given, *fd),
+            Step::InstallNull { given, write, fd } => self.install_null(*given, *write, *fd),
             Step::CloseRest { ranges } => program::close(ranges),
             Step::OomScore { data } => program::set_oom_score(data),
             Step::Nice => program::default_nice(),

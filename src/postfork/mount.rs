@@ -29,6 +29,8 @@ impl State<'_> {
 
     /// Mounts the workspace over the host's root, where no lookup by an absolute path gets to see it.
     pub(super) fn make_workspace(&mut self) -> Done {
+        // The host's mask would show in the modes of all that is made: a root that only its owner may enter.
+        sys::umask(0o022);
         let context = sys::fsopen(c"tmpfs")?;
         sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
         sys::fsconfig(context.as_fd(), c"mode", c"0755")?;
@@ -193,13 +195,15 @@ impl State<'_> {
         Ok(sys::fchdir(root.as_fd())?)
     }
 
-    pub(super) fn exec_init(&self, argv: &CStringArray, envp: &CStringArray) -> Done {
+    pub(super) fn exec_init(&self, mode: u32, securebits: u64, argv: &CStringArray, envp: &CStringArray) -> Done {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
         sys::close_on_exec(1)?;
-        let init = sys::executable(self.context.init)?;
-        // Init keeps no capability; and without them, it can't read its own file, which makes it not dumpable.
+        let init = sys::executable(self.context.init, mode)?;
+        // Init keeps no capability, and being root inside gives it none at the exec. Without them it can't read a
+        // file of mode 0111, which makes it not dumpable.
+        sys::set_securebits(securebits)?;
         sys::drop_capabilities()?;
         Err(sys::fexecve(init.as_fd(), argv, envp).into())
     }

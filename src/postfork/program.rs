@@ -35,6 +35,21 @@ impl State<'_> {
         self.ruleset.as_ref().map(AsFd::as_fd).ok_or(Errno(libc::EBADF).into())
     }
 
+    /// The host's /dev/null could be changed through its own mount, its mode and times, by whoever is root there.
+    pub(super) fn install_null(&self, given: usize, write: bool, fd: i32) -> Done {
+        let flags = if write { libc::O_WRONLY } else { libc::O_RDONLY };
+        let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let null = sys::openat2(sys::CWD, c"/dev/null", flags, 0, libc::RESOLVE_NO_SYMLINKS);
+        match null {
+            // What the caller has put there may be anything.
+            Ok(null) if sys::fstat(null.as_fd())?.is_null() => {
+                sys::set_blocking(null.as_fd())?;
+                Ok(null.put_at(fd)?)
+            }
+            _ => self.install(given, fd),
+        }
+    }
+
     /// Tries the candidates as execvp(3) does, and reports what became of them.
     pub(super) fn exec(&self, candidates: &[CString], argv: &CStringArray, envp: &CStringArray) -> Done {
         let mut worst = Errno(libc::ENOENT);
@@ -48,7 +63,7 @@ impl State<'_> {
                 }
                 Errno(libc::EACCES) => {
                     worst = Errno(libc::EACCES);
-                    self.report.set_candidate(index, &[]);
+                    self.head.set(index, &[]);
                 }
                 errno => {
                     self.report_head(index, path);
@@ -67,13 +82,13 @@ impl State<'_> {
         let Ok(file) = opened else {
             let exists = !matches!(opened, Err(Errno(libc::ENOENT | libc::ENOTDIR)));
             if exists {
-                self.report.set_candidate(index, &[]);
+                self.head.set(index, &[]);
             }
             return exists;
         };
         let mut head = [0; HEAD];
         let length = sys::pread(file.as_fd(), &mut head, 0).unwrap_or(0);
-        self.report.set_candidate(index, head.get(..length).unwrap_or_default());
+        self.head.set(index, head.get(..length).unwrap_or_default());
         true
     }
 }

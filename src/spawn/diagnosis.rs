@@ -4,16 +4,16 @@ use crate::error::{Error, ErrorKind, Layer};
 use crate::host::{Refused, why_denied};
 use crate::layer::namespaces::Namespaces;
 use crate::plan::{Escaped, Fault, Operand, Plan, Step, hint, os};
-use crate::postfork::Report;
+use crate::postfork::{Report, Reports};
 use crate::sys::Ended;
 
 /// A step that the child reports as failed.
-pub(super) fn step(plan: &Plan, report: &Report, fault: Fault) -> Error {
+pub(super) fn step(plan: &Plan, report: &Report, reports: &Reports, fault: Fault) -> Error {
     let Some(step) = plan.steps.get(report.step()) else {
         return Error::os(Layer::Process, "set up", fault.errno);
     };
     if let Step::Exec { candidates, .. } = step {
-        return exec(step, candidates, report, fault);
+        return exec(step, candidates, reports, fault);
     }
     let mut error = Error::os(step.layer(), step.to_string(), fault.errno);
     if let Some(path) = step.path(fault.operand) {
@@ -82,8 +82,8 @@ fn forbidden(plan: &Plan, step: &Step, errno: i32) -> Option<String> {
 }
 
 /// A program that could not be executed.
-fn exec(step: &Step, candidates: &[std::ffi::CString], report: &Report, fault: Fault) -> Error {
-    let (index, head) = report.candidate();
+fn exec(step: &Step, candidates: &[std::ffi::CString], reports: &Reports, fault: Fault) -> Error {
+    let (index, head) = reports.head.candidate();
     let path = candidates.get(index).map(|path| os(path));
     let error = Error::os(Layer::Exec, step.to_string(), fault.errno);
     let error = match path.filter(|_| !head.is_empty() || fault.errno != libc::ENOENT) {

@@ -4,11 +4,11 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Cell, diagnosis, launch, lifeline};
+use super::{Cell, children, diagnosis, lifeline, start_single};
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::ids::check_subordinate;
 use crate::plan::{Holder, Launch, MapLines, Plan, Step};
-use crate::postfork::{Context, Report};
+use crate::postfork::{Context, Reports};
 use crate::sys::Arena;
 
 /// One of the two maps.
@@ -21,16 +21,18 @@ struct Map<'a> {
 }
 
 /// Starts the holder, and writes its maps. It ends when it is dropped.
-pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Report>, init: &[u8]) -> Result<Cell> {
+pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Reports>, init: &[u8]) -> Result<Cell> {
     let maps = maps(plan, holder)?;
     // Whatever can be known to fail, before a process exists.
     let helpers = maps.each_ref().map(Map::check);
     let [uid_helper, gid_helper] = helpers;
     let (uid_helper, gid_helper) = (uid_helper?, gid_helper?);
     let (inner, outer) = lifeline()?;
-    let context = Context { lifeline: inner.as_raw_fd(), init, holder: -1, cell: -1, given: &[], own: &[] };
-    let start = Launch { enter: 0..0, clone: holder.clone, body: holder.body.clone() };
-    let cell = Cell::new(launch(plan, &start, arena, &context)?, outer);
+    let lifeline = inner.as_raw_fd();
+    let context = Context { lifeline, lifeline_host: -1, init, holder: -1, given: &[], own: &[] };
+    let launch = Launch { clone: holder.clone, body: holder.body.clone() };
+    let children = children(plan, &context, arena);
+    let cell = Cell::new(start_single(children, &launch, &arena.holder)?, outer);
     let [uid, gid] = &maps;
     // The group map first, while the writer is still in no doubt about who it is.
     gid.write(cell.init().pid, gid_helper.as_deref())?;

@@ -1,5 +1,6 @@
 //! Starting the processes of a plan, and owning them.
 
+mod arena;
 mod diagnosis;
 mod holder;
 mod process;
@@ -16,9 +17,9 @@ use nix::unistd::pipe2;
 
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{Given, Launch, Memory, Plan, Step};
-use crate::postfork::{self, Context, Report};
-use crate::sys::{self, Arena, Errno, Sharing, SignalSet};
+use crate::plan::{self, Given, Launch, Memory, Plan, Step};
+use crate::postfork::{Children, Context, Report, Reports};
+use crate::sys::{self, Arena, Ended, Errno, SignalSet};
 
 pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use process::{Cell, Process};
@@ -27,24 +28,26 @@ pub(crate) use trial::attempt;
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(plan)?;
-    let init = sys::init_image();
+    let arena = arena::take(plan)?;
+    let image = sys::init_image();
     let own = own_devices(plan);
-    let context = Context { lifeline: -1, init: &init, holder: -1, cell: -1, given: &wiring.numbers(), own: &own };
-    let arena = arena(plan)?;
-    let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &init)).transpose()?;
-    let context = Context { holder: holder.as_ref().map_or(-1, |cell| cell.init().as_fd().as_raw_fd()), ..context };
-    let (cell, program) = match &plan.cell {
-        None => (None, launch(plan, &plan.program, &arena, &context)?),
-        Some(cell) => {
-            let (inner, outer) = lifeline()?;
-            let context = Context { lifeline: inner.as_raw_fd(), ..context };
-            let cell = Cell::new(launch(plan, cell, &arena, &context)?, outer);
-            let context = Context { cell: cell.init().as_fd().as_raw_fd(), ..context };
-            let program = launch(plan, &plan.program, &arena, &context)?;
-            cell.started().map_err(|Errno(errno)| Error::os(Layer::Process, "tell init", errno))?;
-            (Some(cell), program)
-        }
+    let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
+    let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;
+    let number = |fd: &OwnedFd| fd.as_raw_fd();
+    let context = Context {
+        lifeline: lifeline.as_ref().map_or(-1, |(inner, _)| number(inner)),
+        lifeline_host: lifeline.as_ref().map_or(-1, |(_, outer)| number(outer)),
+        init: &image,
+        holder: holder.as_ref().map_or(-1, |holder| holder.init().as_fd().as_raw_fd()),
+        given: &wiring.numbers(),
+        own: &own,
     };
+    let children = children(plan, &context, &arena);
+    let (cell, program) = match &plan.cell {
+        Some(cell) => start_cell(children, cell, lifeline)?,
+        None => (None, start_single(children, &plan.program, &arena.program)?),
+    };
+    arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
     Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: plan.report.clone() }))
 }
@@ -55,54 +58,86 @@ fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// The children's stacks and report. Children in copied memory can only be heard through shared memory.
-fn arena(plan: &Plan) -> Result<Arena<Report>> {
-    let copied = |step: &Step| matches!(step, Step::Clone { memory, .. } if *memory != Memory::Shared);
-    let sharing = if plan.steps.iter().any(copied) { Sharing::Shared } else { Sharing::Private };
-    Arena::new(sharing).map_err(|Errno(errno)| Error::os(Layer::Process, "mmap", errno))
+fn children<'a>(plan: &'a Plan, context: &'a Context<'a>, arena: &'a Arena<Reports>) -> Children<'a> {
+    Children { plan, context, reports: arena, stacks: arena.stacks() }
 }
 
 /// Starts one process of the plan, and returns when it has executed its program.
-fn launch(plan: &Plan, launch: &Launch, arena: &Arena<Report>, context: &Context<'_>) -> Result<Process> {
-    arena.clear();
-    let blocked = BlockedSignals::new();
-    let [stack, _] = arena.stacks();
-    let cloned = match launch.enter.is_empty() {
-        true => postfork::clone_body(plan, launch, context, arena, stack, 0)
-            .map(|cloned| Process::new(cloned.pid, cloned.pidfd.into())),
-        false => enter(plan, launch, arena, context),
-    };
+fn start_single(children: Children<'_>, launch: &Launch, report: &Report) -> Result<Process> {
+    let blocked = BlockedSignals::new()?;
+    let cloned = children.clone_single(launch, report);
     drop(blocked);
     match cloned {
-        // A go-between says at which step it has failed, which need not be the clone.
-        Err(Errno(errno)) => Err(match arena.fault() {
-            Some(fault) => diagnosis::step(plan, arena, fault),
-            None => diagnosis::failed(plan, launch.clone, errno),
-        }),
-        Ok(process) => check(plan, launch, arena, process),
+        Err(Errno(errno)) => Err(diagnosis::failed(children.plan, launch.clone, errno)),
+        Ok(cloned) => check(children, launch, report, Process::new(cloned.pid, cloned.pidfd.into())),
     }
 }
 
-/// Has a go-between enter namespaces and clone the process there.
-fn enter(plan: &Plan, launch: &Launch, arena: &Arena<Report>, context: &Context<'_>) -> sys::Result<Process> {
-    let go_between = postfork::clone_entry(plan, launch, context, arena, arena.stacks())?;
-    // It has exited: only this thread can wait for it by its id.
-    let _ = sys::wait(sys::Target::Pid(go_between.pid), 0);
-    match arena.cloned() {
-        Some((pid, pidfd)) => Ok(Process::from_raw(pid, pidfd)),
-        None => Err(Errno(libc::ECHILD)),
+/// Starts the cell, and returns when the program has been executed in it.
+fn start_cell(
+    children: Children<'_>,
+    cell: &plan::Cell,
+    lifeline: Option<(OwnedFd, OwnedFd)>,
+) -> Result<(Option<Cell>, Process)> {
+    let Children { plan, reports, .. } = children;
+    let blocked = BlockedSignals::new()?;
+    let cloned = children.clone_cell(cell);
+    drop(blocked);
+    let cloned = cloned.map_err(|Errno(errno)| diagnosis::failed(plan, cell.clone, errno))?;
+    // It has ended: only this thread can wait for it by its id.
+    let ended = sys::wait(sys::Target::Pid(cloned.pid), 0);
+    let process = |report: &Report| report.cloned().map(|(pid, pidfd)| Process::from_raw(pid, pidfd));
+    let program = process(&reports.program);
+    // A cell ends after init's execution, unless it is killed. Then init may wait for it, in this memory.
+    let shared = matches!(plan.steps.get(cell.clone), Some(Step::Clone { memory: Memory::Shared, .. }));
+    if let (None, true, Some((_, host_end))) = (&program, shared, &lifeline) {
+        let _ = sys::shutdown(host_end.as_fd());
+        sys::wait_for_zero(&reports.init_sets_up);
     }
+    let init = process(&reports.init).zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer));
+    let program = check_cell(children, cell, program, ended)?;
+    if let Some(Err(Errno(errno))) = init.as_ref().map(Cell::started) {
+        // Before the cell is dropped: init ends only when all processes of the cell are reaped.
+        let _ = program.kill();
+        let _ = program.wait(0);
+        return Err(Error::os(Layer::Process, "tell init", errno));
+    }
+    Ok((init, program))
+}
+
+/// Tells which of the processes of a cell has failed, if one has.
+fn check_cell(
+    children: Children<'_>,
+    cell: &plan::Cell,
+    program: Option<Process>,
+    ended: sys::Result<Option<Ended>>,
+) -> Result<Process> {
+    let Children { plan, reports, .. } = children;
+    if let Some(program) = program {
+        return check(children, &plan.program, &reports.program, program);
+    }
+    // A cell that has failed ends the lifeline, on which init then fails too: its own failure comes first.
+    if let Some(fault) = reports.cell.fault() {
+        return Err(diagnosis::step(plan, &reports.cell, reports, fault));
+    }
+    if let Some(fault) = reports.init.fault() {
+        return Err(diagnosis::step(plan, &reports.init, reports, fault));
+    }
+    let killed = cell.init.as_ref().filter(|init| reports.init.step() + 1 != init.body.end);
+    let report = if killed.is_some() { &reports.init } else { &reports.cell };
+    Err(diagnosis::died(plan, report.step(), ended.ok().flatten()))
 }
 
 /// Tells a process that has executed its program from one that has failed before.
-fn check(plan: &Plan, launch: &Launch, report: &Report, process: Process) -> Result<Process> {
+fn check(children: Children<'_>, launch: &Launch, report: &Report, process: Process) -> Result<Process> {
+    let Children { plan, reports, .. } = children;
     let executing = report.step() + 1 == launch.body.end;
     if executing && report.fault().is_none() {
         return Ok(process);
     }
     let ended = process.wait(0);
     match report.fault() {
-        Some(fault) => Err(diagnosis::step(plan, report, fault)),
+        Some(fault) => Err(diagnosis::step(plan, report, reports, fault)),
         // A signal from outside, or the out-of-memory killer: no step has failed.
         None => Err(diagnosis::died(plan, report.step(), ended.ok().flatten())),
     }
@@ -112,8 +147,9 @@ fn check(plan: &Plan, launch: &Launch, report: &Report, process: Process) -> Res
 struct BlockedSignals(SignalSet);
 
 impl BlockedSignals {
-    fn new() -> Self {
-        Self(sys::set_signal_mask(SignalSet::MAX).unwrap_or_default())
+    fn new() -> Result<Self> {
+        let failed = |Errno(errno)| Error::os(Layer::Process, "block signals", errno);
+        sys::set_signal_mask(SignalSet::MAX).map(Self).map_err(failed)
     }
 }
 
@@ -140,7 +176,9 @@ impl Wiring {
         let mut wiring = Wiring { given: Vec::new(), streams: [None, None, None] };
         let targets: Vec<RawFd> = plan.steps.iter().filter_map(target).collect();
         let installs = plan.steps.iter().filter_map(|step| match step {
-            Step::Install { given, fd, .. } => Some((plan.given.get(*given)?, *fd)),
+            Step::Install { given, fd, .. } | Step::InstallNull { given, fd, .. } => {
+                Some((plan.given.get(*given)?, *fd))
+            }
             _ => None,
         });
         for (given, fd) in installs {
@@ -195,7 +233,7 @@ fn failed(fd: RawFd, errno: i32) -> Error {
 /// The number that a step fills.
 fn target(step: &Step) -> Option<RawFd> {
     match step {
-        Step::Install { fd, .. } | Step::Inherit { fd } => Some(*fd),
+        Step::Install { fd, .. } | Step::InstallNull { fd, .. } | Step::Inherit { fd } => Some(*fd),
         _ => None,
     }
 }

@@ -2,10 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use super::{BlockedSignals, arena, diagnosis, own_devices};
+use super::{BlockedSignals, arena, children, diagnosis, own_devices};
 use crate::error::Result;
 use crate::plan::{Launch, Plan, Step};
-use crate::postfork::{self, Context};
+use crate::postfork::Context;
 use crate::report::Report;
 use crate::sys::{self, Errno};
 
@@ -13,19 +13,19 @@ use crate::sys::{self, Errno};
 ///
 /// Nothing is left of it: namespaces and mounts end with the process, and the process has ended on return.
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
-    let program = Launch { enter: 0..0, clone: 0, body: 1..steps.len() };
+    let program = Launch { clone: 0, body: 1..steps.len() };
     let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), report: Report::default() };
     let own = own_devices(&plan);
-    let context = Context { lifeline: -1, init: &[], holder: -1, cell: -1, given: &[], own: &own };
-    let report = arena(&plan)?;
-    let [stack, _] = report.stacks();
-    let blocked = BlockedSignals::new();
-    let cloned = postfork::clone_body(&plan, &plan.program, &context, &report, stack, 0);
+    let context = Context { lifeline: -1, lifeline_host: -1, init: &[], holder: -1, given: &[], own: &own };
+    let arena = arena::take(&plan)?;
+    let report = &arena.program;
+    let blocked = BlockedSignals::new()?;
+    let cloned = children(&plan, &context, &arena).clone_single(&plan.program, report);
     drop(blocked);
     let process = cloned.map_err(|Errno(errno)| diagnosis::failed(&plan, 0, errno))?;
     let ended = sys::wait(sys::Target::Pidfd(process.pidfd.as_fd()), 0).ok().flatten();
     match (report.fault(), ended) {
-        (Some(fault), _) => Err(diagnosis::step(&plan, &report, fault)),
+        (Some(fault), _) => Err(diagnosis::step(&plan, report, &arena, fault)),
         (None, Some(ended)) if ended.code != libc::CLD_EXITED => {
             Err(diagnosis::died(&plan, report.step(), Some(ended)))
         }

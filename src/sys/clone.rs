@@ -4,6 +4,8 @@ use core::ffi::{c_int, c_void};
 use core::marker::PhantomData;
 use core::mem::size_of;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::os::fd::RawFd;
 
 use super::{Errno, Fd, Result, arch, call, check, exit};
@@ -19,6 +21,7 @@ const GUARD: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Arena<T> {
     base: NonNull<u8>,
+    sharing: Sharing,
     value: PhantomData<T>,
 }
 
@@ -38,12 +41,23 @@ impl<T: Default + Sync> Arena<T> {
     pub(crate) fn new(sharing: Sharing) -> Result<Self> {
         const { assert!(align_of::<T>() <= 4096) };
         let base = map(Self::LENGTH, sharing)?;
-        let arena = Self { base: NonNull::new(base).ok_or(Errno(libc::ENOMEM))?, value: PhantomData };
+        let base_address = NonNull::new(base).ok_or(Errno(libc::ENOMEM))?;
+        let mut arena = Self { base: base_address, sharing, value: PhantomData };
         protect(base, GUARD)?;
         protect(base.wrapping_add(GUARD + STACK), GUARD)?;
-        // SAFETY: The place is within the mapping, writable, large enough, and aligned to its page.
-        unsafe { arena.value_at().write(T::default()) };
+        arena.reset();
         Ok(arena)
+    }
+
+    /// Gives the value its default.
+    pub(crate) fn reset(&mut self) {
+        // SAFETY: The place is within the mapping, writable, large enough, and aligned to its page; nobody else refers
+        // to it. What it holds needs no drop.
+        unsafe { self.value_at().write(T::default()) };
+    }
+
+    pub(crate) fn sharing(&self) -> Sharing {
+        self.sharing
     }
 
     /// The two stacks.
@@ -123,40 +137,73 @@ struct CloneArgs {
     tls: u64,
 }
 
-/// Clones a child that runs `child` and ends in exec or exit; returns when it has done either.
+/// When a clone returns in the parent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Return<'a> {
+    /// When the child has executed a program, or has ended: `CLONE_VFORK`.
+    AfterExec,
+    /// At once. The word becomes 0 when the child has executed a program, or has ended: `CLONE_CHILD_CLEARTID`. This
+    /// takes a child that shares the parent's memory.
+    AtOnce(&'a AtomicU32),
+}
+
+/// Clones a child that runs `child` and ends in exec or exit.
 ///
-/// The exit signal is 0, so that a child that never reaches exec sends no SIGCHLD. `CLONE_VFORK` and `CLONE_PIDFD`
-/// are added to `flags`. Where clone3(2) is not to be had (ENOSYS, as container engines' filters say; EPERM, as
+/// The exit signal is 0, so that a child that never reaches exec sends no SIGCHLD. `CLONE_PIDFD` is added to `flags`. Where clone3(2) is not to be had (ENOSYS, as container engines' filters say; EPERM, as
 /// others do), clone(2) serves, which differs in nothing for flags below 2^32.
 ///
 /// # Safety
 ///
 /// `child` must be sound to run in a new process: with `CLONE_VM` in this memory while the calling thread is
 /// suspended, else in a copy of it. It must not allocate, lock, panic or touch thread-local storage, and must not
-/// return.
-pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: Stack<'_>, child: &F) -> Result<Cloned> {
-    let flags = flags | (libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
+/// return. With [`Return::AtOnce`], the stack and the closure must stay until the word is 0.
+pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: Stack<'_>, returns: Return<'_>, child: &F) -> Result<Cloned> {
+    let (extra, tid) = match returns {
+        Return::AfterExec => (libc::CLONE_VFORK, 0),
+        Return::AtOnce(word) => {
+            word.store(1, Relaxed);
+            (libc::CLONE_CHILD_CLEARTID, word.as_ptr() as usize)
+        }
+    };
+    let flags = flags | (extra | libc::CLONE_PIDFD) as u64;
     let mut pidfd: RawFd = -1;
     let pidfd_at = &raw mut pidfd as usize;
     let closure = core::ptr::from_ref(child).cast_mut().cast::<c_void>();
     let args = CloneArgs {
         flags,
         pidfd: pidfd_at as u64,
+        child_tid: tid as u64,
         stack: stack.bottom as u64,
         stack_size: STACK as u64,
         ..CloneArgs::default()
     };
     let clone3 = [&raw const args as usize, size_of::<CloneArgs>(), 0, 0, 0];
-    // SAFETY: `args` outlives the call, and so do the stack and the closure, since the parent stays suspended
-    // until the child has left them. The caller vouches for the rest.
+    // SAFETY: `args` outlives the call, and the stack and the closure outlive the child's use of them: the parent is
+    // suspended until then, or waits for the word. The caller vouches for the rest.
     let mut result = check(unsafe { arch::clone(libc::SYS_clone3, clone3, trampoline::<F>, closure) });
     if let Err(Errno(libc::ENOSYS | libc::EPERM)) = result {
-        let clone = [flags as usize, stack.bottom + STACK, pidfd_at, 0, 0];
+        let clone = [flags as usize, stack.bottom + STACK, pidfd_at, tid, 0];
         // SAFETY: As above. clone(2) puts the pidfd where it would else put the parent's copy of the tid.
         result = check(unsafe { arch::clone(libc::SYS_clone, clone, trampoline::<F>, closure) });
     }
+    if let (Err(_), Return::AtOnce(word)) = (result, returns) {
+        word.store(0, Relaxed);
+    }
     let pid = result?;
     Ok(Cloned { pid: pid as libc::pid_t, pidfd: Fd::new(pidfd as c_int as usize) })
+}
+
+/// futex(2): waits until the word is 0.
+pub(crate) fn wait_for_zero(word: &AtomicU32) {
+    loop {
+        let value = word.load(Acquire);
+        if value == 0 {
+            return;
+        }
+        let args = [word.as_ptr() as usize, libc::FUTEX_WAIT as usize, value as usize, 0];
+        // SAFETY: The kernel reads the word, which outlives the call; without a time-out it reads nothing else.
+        let _ = unsafe { call(libc::SYS_futex, args) };
+    }
 }
 
 extern "C" fn trampoline<F: Fn()>(closure: *mut c_void) -> ! {

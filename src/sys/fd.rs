@@ -15,6 +15,16 @@ impl Fd {
         Fd(result as RawFd)
     }
 
+    /// Moves the descriptor to a number, where it is left open across exec.
+    pub(crate) fn put_at(self, number: RawFd) -> Result<()> {
+        if self.0 == number {
+            keep_on_exec(self.as_fd())?;
+            self.into_raw();
+            return Ok(());
+        }
+        dup_to(self.as_fd(), number)
+    }
+
     /// Gives the descriptor up without closing it.
     pub(crate) fn into_raw(self) -> RawFd {
         let fd = self.0;
@@ -86,6 +96,12 @@ pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> Result<()> {
     unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_SETFD as usize, 0]) }.map(drop)
 }
 
+/// Clears the flags of an open file, `O_NONBLOCK` among them.
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_SETFL as usize, 0]) }.map(drop)
+}
+
 /// close_range(2): closes `first` to `last`, both included.
 pub(crate) fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: No pointers. The descriptor table is the child's own, and what it closes is not used again.
@@ -126,6 +142,62 @@ pub(crate) fn send(socket: BorrowedFd<'_>, data: &[u8]) -> Result<()> {
     unsafe { call(libc::SYS_sendto, [raw(socket), data.as_ptr() as usize, data.len(), flags, 0, 0]) }.map(drop)
 }
 
+/// The control message of unix(7) that carries one descriptor: `struct cmsghdr`, the descriptor, and padding.
+#[repr(C)]
+struct PassedFd {
+    length: usize,
+    level: c_int,
+    kind: c_int,
+    fd: RawFd,
+    padding: c_int,
+}
+
+impl PassedFd {
+    /// Without the padding.
+    const LENGTH: usize = size_of::<Self>() - size_of::<c_int>();
+
+    fn new(fd: RawFd) -> Self {
+        Self { length: Self::LENGTH, level: libc::SOL_SOCKET, kind: libc::SCM_RIGHTS, fd, padding: 0 }
+    }
+}
+
+/// Calls sendmsg(2) or recvmsg(2) with one byte and one control message.
+fn message(nr: core::ffi::c_long, socket: BorrowedFd<'_>, control: &mut PassedFd, flags: c_int) -> Result<usize> {
+    let mut byte = 0_u8;
+    let mut data = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // SAFETY: All zeroes is a value of this plain structure, and stands for "none" in each field.
+    let mut header: libc::msghdr = unsafe { core::mem::zeroed() };
+    header.msg_iov = &raw mut data;
+    header.msg_iovlen = 1;
+    header.msg_control = core::ptr::from_mut(control).cast();
+    header.msg_controllen = size_of::<PassedFd>() as _;
+    // SAFETY: The header names one byte and one control message with their sizes; all of them outlive the call.
+    unsafe { call(nr, [raw(socket), &raw mut header as usize, flags as usize]) }
+}
+
+/// sendmsg(2) of one descriptor.
+pub(crate) fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<()> {
+    let mut control = PassedFd::new(raw(fd) as RawFd);
+    message(libc::SYS_sendmsg, socket, &mut control, libc::MSG_NOSIGNAL).map(drop)
+}
+
+/// recvmsg(2) of one descriptor; waits for it.
+pub(crate) fn receive_fd(socket: BorrowedFd<'_>) -> Result<Fd> {
+    let mut control = PassedFd::new(-1);
+    control.length = 0;
+    let received = message(libc::SYS_recvmsg, socket, &mut control, libc::MSG_CMSG_CLOEXEC)?;
+    match received == 1 && control.length == PassedFd::LENGTH && control.kind == libc::SCM_RIGHTS {
+        true => Ok(Fd(control.fd)),
+        false => Err(Errno(libc::EPIPE)),
+    }
+}
+
+/// shutdown(2), both ways: whoever reads at the other end gets the end of the stream.
+pub(crate) fn shutdown(socket: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_shutdown, [raw(socket), libc::SHUT_RDWR as usize]) }.map(drop)
+}
+
 /// pread(2): returns how many bytes were read.
 pub(crate) fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let args = [raw(fd), buffer.as_mut_ptr() as usize, buffer.len(), offset as usize];
@@ -159,9 +231,17 @@ pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool 
 pub(crate) struct Stat {
     pub(crate) device: u64,
     pub(crate) mode: u32,
+    /// Which device the file itself is.
+    special: u64,
 }
 
 impl Stat {
+    /// Whether this is the device of null(4).
+    pub(crate) fn is_null(self) -> bool {
+        const NULL: u64 = 1 << 8 | 3;
+        self.mode & libc::S_IFMT == libc::S_IFCHR && self.special == NULL
+    }
+
     pub(crate) fn is_dir(self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFDIR
     }
@@ -174,7 +254,7 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
     unsafe { call(libc::SYS_fstat, [raw(fd), stat.as_mut_ptr() as usize]) }?;
     // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
     let stat = unsafe { stat.assume_init() };
-    Ok(Stat { device: stat.st_dev, mode: stat.st_mode })
+    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, special: stat.st_rdev })
 }
 
 /// fchdir(2).

@@ -15,15 +15,16 @@ pub(crate) fn init_image() -> Vec<u8> {
     elf(arch::init_code())
 }
 
-/// A sealed memfd with this content, that can be executed and not be read.
-pub(crate) fn executable(image: &[u8]) -> Result<Fd> {
+/// A sealed memfd with this content and mode.
+///
+/// A process that executes what it can't read is not dumpable from its first instruction on.
+pub(crate) fn executable(image: &[u8], mode: u32) -> Result<Fd> {
     const F_ADD_SEALS: c_int = 1033;
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
     let file = memfd(c"init")?;
     write_all(file.as_fd(), image)?;
-    // A process that executes what it can't read is not dumpable from its first instruction on.
     // SAFETY: No pointers.
-    unsafe { call(libc::SYS_fchmod, [raw(file.as_fd()), 0o111]) }?;
+    unsafe { call(libc::SYS_fchmod, [raw(file.as_fd()), mode as usize]) }?;
     // SAFETY: No pointers.
     unsafe { call(libc::SYS_fcntl, [raw(file.as_fd()), F_ADD_SEALS as usize, seals as usize]) }?;
     Ok(file)
@@ -80,7 +81,7 @@ mod tests {
     use std::time::Duration;
 
     fn image() -> OwnedFd {
-        executable(&init_image()).unwrap().into()
+        executable(&init_image(), 0o111).unwrap().into()
     }
 
     #[test]

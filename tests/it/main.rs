@@ -4,10 +4,29 @@
 
 #![allow(clippy::unwrap_used, unsafe_code, unreachable_pub)]
 
+mod again;
+mod alone;
+mod async_host;
+mod distribution;
 mod errors;
+mod faults;
+mod fds;
+mod handle;
 mod harness;
+mod hazards;
 mod host;
+mod ids;
+mod inherited;
+mod languages;
+mod lifecycle;
 mod misuse;
+mod mounts;
+mod namespaces;
+mod network;
 mod plan;
+mod privilege;
+mod probe;
 mod public_api;
+mod root;
+mod threads;
 mod tidy;

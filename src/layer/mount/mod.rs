@@ -49,7 +49,7 @@ pub(crate) struct Setting<'a> {
 }
 
 /// What container engines hide of /proc: it tells about the host, or lets one work on its hardware.
-const MASKED: [&str; 11] = [
+const MASKED: [&str; 13] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -60,7 +60,9 @@ const MASKED: [&str; 11] = [
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/kpagecgroup",
     "/proc/kpagecount",
+    "/proc/kpageflags",
 ];
 
 /// What they make read-only: a process whose id is 0 outside can write there even with no capability.
@@ -126,6 +128,8 @@ fn lower_devices(steps: &mut Vec<Step>) -> Result<()> {
     for name in DEVICES {
         let path = format!("/dev/{name}");
         let source = HostPath(text(&path)?);
+        // A device works on a read-only mount; its file, which a root caller owns, can't be changed there.
+        let attributes = attributes | attr::READ_ONLY;
         steps.push(Step::Bind { source, at: inside(&path, InsideKind::File)?, attributes });
     }
     for (target, link) in DEVICE_LINKS {

@@ -5,6 +5,7 @@ mod profile;
 mod table;
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
@@ -120,10 +121,6 @@ impl SyscallArg {
     pub fn lt(index: u8, value: u64) -> Self {
         Self::new(index, Operator::Lt, u64::MAX, value)
     }
-
-    fn masked_ne(index: u8, mask: u64, value: u64) -> Self {
-        Self::new(index, Operator::Ne, mask, value)
-    }
 }
 
 impl Default for Seccomp {
@@ -199,11 +196,25 @@ impl Seccomp {
     pub(crate) fn lower(&self, steps: &mut Vec<Step>) -> Result<()> {
         // The raw ones first: ours may refuse to install another.
         for raw in &self.raw {
-            steps.push(Step::Seccomp { program: instructions(raw)? });
+            steps.push(Step::Seccomp { program: instructions(raw)?.into() });
         }
         if let Some(default) = self.default {
             let program = bpf::compile(&resolve(&self.rules)?, default);
-            steps.push(Step::Seccomp { program: check_length(program)? });
+            steps.push(Step::Seccomp { program: check_length(program)?.into() });
+        }
+        Ok(())
+    }
+
+    /// The default filter as a step. It is compiled once in a process.
+    pub(crate) fn lower_default(steps: &mut Vec<Step>) -> Result<()> {
+        static DEFAULT: OnceLock<Arc<[BpfInstruction]>> = OnceLock::new();
+        if let Some(program) = DEFAULT.get() {
+            steps.push(Step::Seccomp { program: program.clone() });
+            return Ok(());
+        }
+        Self::container().lower(steps)?;
+        if let Some(Step::Seccomp { program }) = steps.last() {
+            let _ = DEFAULT.set(program.clone());
         }
         Ok(())
     }

@@ -86,6 +86,8 @@ pub(crate) fn trap() -> ! {
 /// It waits for one byte, which says that the program runs as process 2; then it waits for the first of: the
 /// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. One more
 /// byte on the lifeline means that the program was detached from its host: then the lifeline counts no more.
+///
+/// With a second argument it stays dumpable: the caller may then write its id maps.
 pub(crate) fn init_code() -> (*const u8, *const u8) {
     let start: *const u8;
     let end: *const u8;
@@ -96,6 +98,15 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "adr {end}, 29f",
             "b 29f",
             "20:",
+            // prctl(PR_SET_DUMPABLE, 0), unless there is a second argument: argc lies at sp.
+            "ldr x9, [sp]",
+            "cmp x9, #1",
+            "b.ne 23f",
+            "mov x8, #167",
+            "mov x0, #4",
+            "mov x1, #0",
+            "svc #0",
+            "23:",
             "sub sp, sp, #32",
             // Wait for the first byte: read(0, sp, 1), again after a signal (EINTR).
             "21:",
@@ -108,12 +119,6 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "b.eq 21b",
             "cmp x0, #1",
             "b.ne 28f",
-            // prctl(PR_SET_DUMPABLE, 0): not before, since who only holds a namespace has to stay open to its caller,
-            // and gets no byte. What can't read its own file is not dumpable anyway.
-            "mov x8, #167",
-            "mov x0, #4",
-            "mov x1, #0",
-            "svc #0",
             // pidfd_open(2, 0)
             "mov x8, #434",
             "mov x0, #2",

@@ -88,6 +88,8 @@ pub(crate) fn trap() -> ! {
 /// It waits for one byte, which says that the program runs as process 2; then it waits for the first of: the
 /// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. One more
 /// byte on the lifeline means that the program was detached from its host: then the lifeline counts no more.
+///
+/// With a second argument it stays dumpable: the caller may then write its id maps.
 pub(crate) fn init_code() -> (*const u8, *const u8) {
     let start: *const u8;
     let end: *const u8;
@@ -98,6 +100,14 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "lea {end}, [rip + 29f]",
             "jmp 29f",
             "20:",
+            // prctl(PR_SET_DUMPABLE, 0), unless there is a second argument: argc lies at rsp.
+            "cmp qword ptr [rsp], 1",
+            "jne 23f",
+            "mov eax, 157",
+            "mov edi, 4",
+            "xor esi, esi",
+            "syscall",
+            "23:",
             "sub rsp, 32",
             // Wait for the first byte: read(0, rsp, 1), again after a signal (EINTR).
             "21:",
@@ -110,12 +120,6 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "je 21b",
             "cmp rax, 1",
             "jne 28f",
-            // prctl(PR_SET_DUMPABLE, 0): not before, since who only holds a namespace has to stay open to its caller,
-            // and gets no byte. What can't read its own file is not dumpable anyway.
-            "mov eax, 157",
-            "mov edi, 4",
-            "xor esi, esi",
-            "syscall",
             // pidfd_open(2, 0)
             "mov eax, 434",
             "mov edi, 2",

@@ -1,0 +1,42 @@
+//! A host with many mounts: a new mount namespace starts as a copy of the host's table.
+
+use std::thread;
+
+use crate::common::contender::{bwrap, host, plain, present, unshare};
+use crate::common::host::{is_root, mount_many, private_mounts};
+use crate::common::measure::{Samples, interleave};
+use crate::common::table::{Table, us};
+use crate::common::{Bench, Result};
+
+const MOUNTS: usize = 1000;
+const ROUNDS: usize = 20;
+
+pub(crate) fn mounts(bench: &Bench) -> Result {
+    if !is_root() {
+        println!("left out: only root can give a process a thousand mounts");
+        return Ok(());
+    }
+    // In a thread with a mount table of its own: the host's is left alone, and the mounts are gone with the thread.
+    let measured = thread::scope(|scope| scope.spawn(|| measure(bench)).join());
+    measured.map_err(|_| "the thread has panicked")?
+}
+
+fn measure(bench: &Bench) -> Result {
+    private_mounts()?;
+    let all = [plain(bench)?, host(bench)?, bwrap(bench)?, unshare(bench)?];
+    let contenders = present(&all);
+    let mut few = vec![Samples::default(); contenders.len()];
+    let mut many = few.clone();
+    interleave(&contenders, ROUNDS, &mut few)?;
+    mount_many(&bench.path("mounts")?, MOUNTS)?;
+    interleave(&contenders, ROUNDS, &mut many)?;
+    let more = format!("{MOUNTS} more");
+    let mut table = Table::new(&["µs: median (min)", "as it is", &more, "µs each"]);
+    for ((contender, few), many) in contenders.iter().zip(&few).zip(&many) {
+        let figures = [few, many].map(|samples| format!("{} ({})", us(samples.median()), us(samples.min())));
+        let each = (many.median() - few.median()) / MOUNTS as f64;
+        table.row(contender.name, figures.into_iter().chain([us(each)]));
+    }
+    table.print();
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! A real distribution as the root: another release than the host's, made by `tests/make-rootfs.sh`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use belljar::{ErrorKind, Rootfs, Sandbox};
+
+use crate::harness::{real, sh, temp_dir};
+use crate::skip;
+
+/// Where the tree is: `BELLJAR_TEST_ROOTFS`, or a cache.
+fn tree() -> Option<PathBuf> {
+    let path = std::env::var_os("BELLJAR_TEST_ROOTFS").map(PathBuf::from);
+    let path = path.unwrap_or_else(|| PathBuf::from("/var/cache/belljar-test/trixie"));
+    path.join("usr/bin/dpkg").exists().then(|| real(path))
+}
+
+macro_rules! debian {
+    () => {
+        match tree() {
+            Some(tree) => Sandbox::new().rootfs(Rootfs::dir(tree)),
+            None => skip!("no root is at BELLJAR_TEST_ROOTFS: run tests/make-rootfs.sh /var/cache/belljar-test/trixie"),
+        }
+    };
+}
+
+#[test]
+fn its_own_programs_run_on_this_kernel() {
+    let debian = debian!();
+    let release = sh(&debian, ". /etc/os-release; echo $VERSION_CODENAME");
+    assert_eq!(release, "trixie\n");
+    assert!(sh(&debian, "dpkg --version").starts_with("Debian 'dpkg'"));
+    assert!(sh(&debian, "dpkg -l | grep -c ^ii").trim().parse::<u32>().unwrap() > 50);
+    assert_eq!(sh(&debian, "perl -e 'print \"perl $^V\" =~ /^perl v5/ ? 42 : 0'"), "42");
+    assert_eq!(sh(&debian, "bash -c 'echo ${BASH_VERSION%%.*}'"), "5\n");
+    // Its libc, which is another than the host's.
+    let version = "ldd --version | head -n 1";
+    let host = std::process::Command::new("sh").args(["-c", version]).output().unwrap();
+    let inside = sh(&debian, version);
+    assert!(inside.contains("2.41"), "{inside}");
+    println!("{inside} on {}", String::from_utf8_lossy(&host.stdout));
+}
+
+#[test]
+fn nothing_of_it_can_be_changed() {
+    let debian = debian!();
+    let script = "for f in /etc/passwd /bin/sh /usr /var/lib/dpkg/status /root; do touch -c $f && echo touched $f; \
+                  chmod 777 $f && echo changed $f; done 2>/dev/null; (echo x >/etc/x) 2>/dev/null && echo made; \
+                  rm -f /etc/hostname 2>/dev/null || true; echo fine >/tmp/x; cat /tmp/x";
+    assert_eq!(sh(&debian, script), "fine\n");
+    let root = debian.user(0, 0);
+    assert_eq!(sh(&root, script), "fine\n", "as root inside");
+    assert!(!tree().unwrap().join("etc/x").exists());
+}
+
+#[test]
+fn a_place_that_it_lacks_is_made_on_a_private_layer() {
+    let debian = debian!();
+    let tree = tree().unwrap();
+    let before = crate::mounts::snapshot(&tree.join("etc"));
+    assert!(!tree.join("work").exists());
+    let dir = temp_dir();
+    let sandbox = debian.bind(real(dir.path()), "/work").file("/made/file", "made").dir("/deep/dir");
+    let script = "cat /made/file; echo out >/work/out; ls -d /deep/dir; . /etc/os-release; echo $ID";
+    assert_eq!(sh(&sandbox, script), "made/deep/dir\ndebian\n");
+    assert_eq!(fs::read_to_string(dir.path().join("out")).unwrap(), "out\n");
+    assert!(!tree.join("work").exists() && !tree.join("deep").exists());
+    assert_eq!(crate::mounts::snapshot(&tree.join("etc")), before);
+    // In one of its own directories too, for a caller who is the owner of that inside.
+    let nested = sandbox.clone().file("/etc/belljar", "nested");
+    match crate::harness::is_root() {
+        true => assert_eq!(sh(&nested, "cat /etc/belljar; test -e /etc/debian_version"), "nested"),
+        false => {
+            let error = nested.command("sh").spawn().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}");
+            assert!(error.hint().unwrap().contains("owner"), "{error:?}");
+        }
+    }
+    // With the layer, it is as read-only as without.
+    assert_eq!(sh(&sandbox, "touch /etc/x /usr/x /x 2>/dev/null || echo refused"), "refused\n");
+}
+
+#[test]
+fn existing_places_need_no_layer() {
+    let debian = debian!();
+    let dir = temp_dir();
+    fs::write(dir.path().join("in"), "input").unwrap();
+    let sandbox = debian.bind(real(dir.path()), "/mnt").tmpfs("/srv").file("/etc/os-release", "ID=ours\n");
+    let plan = sandbox.command("sh").plan().unwrap().to_string();
+    assert!(!plan.contains("under a private layer"), "{plan}");
+    assert_eq!(sh(&sandbox, "cat /mnt/in; echo x >/srv/x; cat /srv/x; . /etc/os-release; echo $ID"), "inputx\nours\n");
+    // A target inside a bind is the host's to make.
+    let error = sandbox.dir("/mnt/missing").command("sh").spawn().unwrap_err();
+    assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Os, Some(libc::ENOENT)), "{error}");
+}
+
+#[test]
+fn a_program_that_only_the_host_has_is_missing_there() {
+    let debian = debian!();
+    let error = debian.command("cargo-or-anything-else").spawn().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{error}");
+    // A program of the host's that needs libraries of the host's is told apart from one that is not there.
+    let dir = temp_dir();
+    fs::write(dir.path().join("script"), "#!/usr/bin/no-such-interpreter\n").unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir.path().join("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    let error = debian.bind_ro(real(dir.path()), "/mnt").command("/mnt/script").spawn().unwrap_err();
+    assert!(error.hint().unwrap().contains("/usr/bin/no-such-interpreter"), "{error:?}");
+}

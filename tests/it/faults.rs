@@ -1,0 +1,514 @@
+//! Every system call of a spawn fails once.
+//!
+//! The thread that spawns, and its children with it, has a seccomp filter that asks a supervisor, another thread of
+//! the same process, about each call that steps are made of (seccomp_unotify(2)). The supervisor lets all of them go
+//! on but one, which gets an error instead: first the first, then the second, until a spawn has no more. Each time the
+//! caller must be told the layer, the step and the error; the program must not have run; and nothing may be left over.
+
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, c_char, c_long};
+use std::fs;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+
+use belljar::{Command, Error, IdMap, Layer, Namespaces, Network, Rootfs, Sandbox, Stdio, Tmpfs};
+
+use crate::alone::alone;
+use crate::harness::{compile_static, is_root, mounts, open_fds, real, temp_dir};
+use crate::skip;
+
+/// What steps are made of, and what the host does for a spawn.
+const CALLS: [c_long; 54] = [
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_mkdirat,
+    libc::SYS_symlinkat,
+    libc::SYS_readlinkat,
+    libc::SYS_write,
+    libc::SYS_fstat,
+    libc::SYS_pivot_root,
+    libc::SYS_umount2,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_sendto,
+    libc::SYS_ioctl,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    libc::SYS_setsid,
+    libc::SYS_pipe2,
+    libc::SYS_dup3,
+    libc::SYS_fcntl,
+    libc::SYS_close_range,
+    libc::SYS_sched_setattr,
+    libc::SYS_ioprio_set,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_personality,
+    libc::SYS_prlimit64,
+    libc::SYS_prctl,
+    libc::SYS_capset,
+    libc::SYS_setgroups,
+    libc::SYS_setresgid,
+    libc::SYS_setresuid,
+    libc::SYS_fchdir,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_memfd_create,
+    libc::SYS_fchmod,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_getcwd,
+    libc::SYS_umask,
+    libc::SYS_pread64,
+    libc::SYS_pidfd_open,
+    libc::SYS_mount,
+];
+
+/// What the host does through libc. The rest of libc's calls are std's and the allocator's own.
+const THROUGH_LIBC: [c_long; 5] =
+    [libc::SYS_openat, libc::SYS_write, libc::SYS_socketpair, libc::SYS_pipe2, libc::SYS_fcntl];
+
+/// `struct seccomp_notif` of seccomp_unotify(2).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Notification {
+    id: u64,
+    pid: u32,
+    flags: u32,
+    nr: i32,
+    arch: u32,
+    instruction_pointer: u64,
+    args: [u64; 6],
+}
+
+/// `struct seccomp_notif_resp`.
+#[repr(C)]
+struct Response {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+const RECEIVE: u64 = 3 << 30 | (size_of::<Notification>() as u64) << 16 | 0x2100;
+const SEND: u64 = 3 << 30 | (size_of::<Response>() as u64) << 16 | 0x2101;
+const SET_FLAGS: u64 = 1 << 30 | 8 << 16 | 0x2104;
+const CONTINUE: u32 = 1;
+
+/// The call that has been made to fail.
+#[derive(Clone, Debug)]
+struct Hit {
+    nr: c_long,
+    /// Whether the host's own thread has made it, not a child.
+    host: bool,
+    /// The file that was to be opened, or what was to be written.
+    text: String,
+}
+
+/// What the supervisor is to do, and what it has done.
+#[derive(Debug, Default)]
+struct Orders {
+    /// The call that fails, counted from 1; none while nothing is to be counted.
+    target: Option<u32>,
+    errno: i32,
+    seen: u32,
+    hit: Option<Hit>,
+}
+
+static ORDERS: Mutex<Orders> = Mutex::new(Orders { target: None, errno: 0, seen: 0, hit: None });
+
+/// The thread that spawns.
+static SPAWNER: AtomicI32 = AtomicI32::new(0);
+
+/// The code of this binary and of libc, in memory: a program that is executed has other addresses.
+struct Text {
+    own: Vec<Range<u64>>,
+    libc: Vec<Range<u64>>,
+}
+
+impl Text {
+    fn find() -> Self {
+        let exe = std::env::current_exe().unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let ranges = |wanted: &dyn Fn(&str) -> bool| {
+            let lines = maps.lines().filter(|line| line.contains(" r-xp ") && wanted(line));
+            let hex = |number: &str| u64::from_str_radix(number, 16).unwrap();
+            let range = |line: &str| {
+                let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+                hex(start)..hex(end)
+            };
+            lines.map(range).collect::<Vec<_>>()
+        };
+        let text = Self {
+            own: ranges(&|line| line.ends_with(exe.to_str().unwrap())),
+            libc: ranges(&|line| line.contains("/libc.so") || line.contains("/libc-")),
+        };
+        assert!(!text.own.is_empty() && !text.libc.is_empty(), "{maps}");
+        text
+    }
+
+    /// Whether a call counts: one of this crate's own, or made for it by libc.
+    fn counts(&self, call: &Notification, host: bool) -> bool {
+        let at = |ranges: &[Range<u64>]| ranges.iter().any(|range| range.contains(&call.instruction_pointer));
+        // These look whether something is there, and go by the answer; or can't fail.
+        const LOOKS: [c_long; 2] = [libc::SYS_fstat, libc::SYS_umask];
+        match host {
+            true => (at(&self.own) && !LOOKS.contains(&call.nr.into())) || (at(&self.libc) && through_libc(call)),
+            false => at(&self.own) && c_long::from(call.nr) != libc::SYS_umask,
+        }
+    }
+}
+
+fn through_libc(call: &Notification) -> bool {
+    // std looks at what it is about to close, in a build with checks.
+    let looks = call.nr == libc::SYS_fcntl as i32 && call.args[1] == libc::F_GETFD as u64;
+    THROUGH_LIBC.contains(&call.nr.into()) && !looks
+}
+
+/// Installs the filter in the calling thread: it asks about `CALLS` and allows the rest.
+fn install_filter() -> OwnedFd {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let line = |code, jt, k| libc::sock_filter { code, jt, jf: 0, k };
+    let mut filter = vec![line(LOAD, 0, 0)];
+    for (index, call) in CALLS.iter().enumerate() {
+        filter.push(line(JUMP, (CALLS.len() - index) as u8, *call as u32));
+    }
+    filter.push(line(RETURN, 0, libc::SECCOMP_RET_ALLOW));
+    filter.push(line(RETURN, 0, libc::SECCOMP_RET_USER_NOTIF));
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: No pointers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: The program and its instructions outlive the call, and their number is given.
+    let listener = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) };
+    assert!(listener >= 0, "seccomp: {}", std::io::Error::last_os_error());
+    // SAFETY: The kernel has just made this descriptor, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(listener as i32) }
+}
+
+/// Answers until the process ends.
+fn supervise(listener: &OwnedFd, text: &Text) {
+    let fd = listener.as_raw_fd();
+    // SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6) saves time, and nothing depends on it.
+    // SAFETY: The flags are the argument itself.
+    unsafe { libc::ioctl(fd, SET_FLAGS, 1) };
+    loop {
+        let mut call = Notification::default();
+        // SAFETY: The kernel writes one structure, whose size the request has.
+        if unsafe { libc::ioctl(fd, RECEIVE, &raw mut call) } != 0 {
+            // The process that has asked has been killed.
+            continue;
+        }
+        let error = decide(&call, text);
+        let flags = if error == 0 { CONTINUE } else { 0 };
+        let response = Response { id: call.id, value: 0, error: -error, flags };
+        // SAFETY: The kernel reads one structure, whose size the request has.
+        unsafe { libc::ioctl(fd, SEND, &raw const response) };
+    }
+}
+
+/// The error for a call, or 0 to let it go on.
+fn decide(call: &Notification, text: &Text) -> i32 {
+    let mut orders = ORDERS.lock().unwrap();
+    let host = call.pid == SPAWNER.load(SeqCst) as u32;
+    let Some(target) = orders.target.filter(|_| text.counts(call, host)) else { return 0 };
+    orders.seen += 1;
+    if orders.seen != target {
+        return 0;
+    }
+    let text = match call.nr.into() {
+        // SAFETY: The child shares this memory, or has a copy of it, and its parent waits: so the string that it
+        // refers to is here too, and ends in a zero byte.
+        libc::SYS_openat2 => unsafe { CStr::from_ptr(call.args[1] as *const c_char) }.to_owned(),
+        // SAFETY: As above, for a set of signals. All of them are blocked first, and later the old ones.
+        libc::SYS_rt_sigprocmask if unsafe { *(call.args[1] as *const u64) } == u64::MAX => c"block".into(),
+        _ => CString::default(),
+    };
+    orders.hit = Some(Hit { nr: call.nr.into(), host, text: text.to_string_lossy().into_owned() });
+    orders.errno
+}
+
+/// A sandbox, and the outside that it is judged by.
+struct Case {
+    name: &'static str,
+    sandbox: Sandbox,
+    configure: fn(&mut Command),
+    /// The file that the program makes.
+    canary: PathBuf,
+}
+
+impl Case {
+    fn command(&self) -> Command {
+        let mut command = self.sandbox.command("/bin/program");
+        command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped());
+        (self.configure)(&mut command);
+        command
+    }
+
+    /// Spawns with the call number `target` failing. Returns that call, and what came of the spawn.
+    fn run(&self, target: u32, errno: i32) -> (Option<Hit>, Result<(), Error>) {
+        let mut command = self.command();
+        *ORDERS.lock().unwrap() = Orders { target: Some(target), errno, seen: 0, hit: None };
+        let spawned = command.spawn();
+        let hit = std::mem::take(&mut *ORDERS.lock().unwrap()).hit;
+        let result = spawned.map(|child| {
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.outcome.code(), Some(0), "{}: {hit:?}", self.name);
+            assert!(self.canary.exists());
+            fs::remove_file(&self.canary).unwrap();
+        });
+        (hit, result)
+    }
+}
+
+/// Checks what it can of itself, and leaves a trace.
+fn program() -> PathBuf {
+    compile_static(
+        "traced",
+        r#"
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <sys/prctl.h>
+        #include <sys/stat.h>
+        #include <unistd.h>
+        int main(void) {
+            if (open("/out/ran", O_CREAT | O_WRONLY, 0666) < 0) return 10;
+            if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) return 11;
+            if (getsid(0) != getpid()) return 12;
+            if (umask(0) != 022) return 13;
+            if (open("/written", O_CREAT | O_WRONLY, 0666) >= 0) return 14;
+
+
+            return 0;
+        }
+        "#,
+    )
+}
+
+fn no_children() -> bool {
+    // SAFETY: A null pointer is allowed for the status.
+    unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) == -1 }
+}
+
+/// Where a spawn may succeed though this call has failed: what the documentation calls best effort, what is only a
+/// look whether something is there already, and what has a second way.
+fn may_succeed(hit: &Hit, errno: i32) -> bool {
+    match (hit.nr, hit.host) {
+        (libc::SYS_openat2, false) => hit.text == "/proc/self/oom_score_adj",
+        // Whether the root directory has a place: if that is not known, it gets a private layer.
+        (libc::SYS_openat2, true) => true,
+        (libc::SYS_write, false) => true,
+        (libc::SYS_readlinkat, _) => true,
+        // Nobody is left to tell when the mask can't be restored, which has no way to fail.
+        (libc::SYS_rt_sigprocmask, true) => hit.text != "block",
+        (libc::SYS_clone3, _) => errno == libc::EPERM,
+        (libc::SYS_sched_setattr, _) => errno == libc::EPERM,
+        _ => false,
+    }
+}
+
+/// Steps of which no call can be made to fail, or that go on then: see proc(5) and umask(2).
+fn never_fails(step: &str) -> bool {
+    step.starts_with("umask ") || step.starts_with("oom_score_adj ")
+}
+
+/// Fails every call of a spawn, and then each once more with another error.
+fn fail_every_call(case: &Case) {
+    let before = (open_fds(), mounts());
+    let failures = Mutex::new(BTreeSet::new());
+    let attempt = |target, errno| {
+        let (hit, result) = case.run(target, errno);
+        let at = || format!("{}: call {target}, {hit:?}", case.name);
+        assert!(no_children(), "{}", at());
+        assert_eq!((open_fds(), mounts()), before, "{}", at());
+        // Init is told last: when that fails, the program has been started, and is killed.
+        let late = hit.as_ref().is_some_and(|hit| hit.nr == libc::SYS_sendto);
+        assert!(late || !case.canary.exists(), "{}: the program has run", at());
+        let _ = fs::remove_file(&case.canary);
+        match (&hit, result) {
+            (None, result) => {
+                result.unwrap_or_else(|error| panic!("{}: {error}", at()));
+                return false;
+            }
+            (Some(hit), Ok(())) => assert!(may_succeed(hit, errno), "{}: nobody has told", at()),
+            (Some(_), Err(error)) => {
+                assert_eq!(error.raw_os_error(), Some(errno), "{}: {error}", at());
+                assert!(!error.step().is_empty(), "{}", at());
+                failures.lock().unwrap().insert((error.layer().to_string(), error.step().to_owned()));
+            }
+        }
+        true
+    };
+    let calls = (1..).take_while(|target| attempt(*target, libc::EIO)).last().unwrap();
+    for (target, errno) in (1..=calls).zip([libc::EPERM, libc::ENOMEM].into_iter().cycle()) {
+        attempt(target, errno);
+    }
+    assert!(calls > 100, "{calls} calls");
+    println!("{}: {calls} calls have failed", case.name);
+    assert_every_step_failed(case, &failures.into_inner().unwrap());
+}
+
+/// Compares the failures with the plan: each line has the layer and the step.
+fn assert_every_step_failed(case: &Case, failures: &BTreeSet<(String, String)>) {
+    let plan = case.command().plan().unwrap().to_string();
+    let steps = plan.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(' '));
+    for (layer, step) in steps.map(|(layer, step)| (layer, step.trim_start())) {
+        // The step that writes both maps is told by the half that has failed.
+        let is = |failed: &str| failed == step || (failed.starts_with("write ") && step.contains(failed));
+        let failed = failures.iter().any(|(failed_layer, failed)| failed_layer == layer && is(failed));
+        assert!(failed || never_fails(step), "{}: {layer}: {step} never failed\n{failures:#?}", case.name);
+    }
+    let kinds: BTreeSet<_> = failures.iter().map(|(layer, _)| layer.as_str()).collect();
+    for layer in [Layer::Namespaces, Layer::Mount, Layer::Fds, Layer::Limits, Layer::Process, Layer::Exec] {
+        assert!(kinds.contains(layer.to_string().as_str()), "{}: {layer} never failed", case.name);
+    }
+}
+
+/// What all cases have: a directory of programs, one that can be written to, and a place for a root.
+struct Site {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+    bin: PathBuf,
+}
+
+impl Site {
+    fn new() -> Self {
+        let dir = temp_dir();
+        let path = real(dir.path());
+        for (name, mode) in [("out", 0o777), ("root", 0o755), ("root/bin", 0o755)] {
+            fs::create_dir(path.join(name)).unwrap();
+            fs::set_permissions(path.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        Self { _dir: dir, path, bin: program() }
+    }
+
+    /// A policy with the program in it.
+    fn sandbox(&self, root: Rootfs) -> Sandbox {
+        Sandbox::new().rootfs(root).bind(self.path.join("out"), "/out").bind_ro(&self.bin, "/bin/program")
+    }
+
+    fn root(&self) -> Rootfs {
+        Rootfs::dir(self.path.join("root"))
+    }
+
+    /// A root directory that has all the places that are needed.
+    fn complete_root(&self) -> Rootfs {
+        let root = self.path.join("root");
+        for dir in ["dev", "tmp", "proc", "out"] {
+            fs::create_dir(root.join(dir)).unwrap();
+        }
+        fs::write(root.join("bin/program"), "").unwrap();
+        Rootfs::dir(root)
+    }
+
+    fn case(&self, name: &'static str, sandbox: Sandbox, configure: fn(&mut Command)) -> Case {
+        Case { name, sandbox, configure, canary: self.path.join("out/ran") }
+    }
+}
+
+/// Runs one case in a process of its own: a filter can't be taken off again.
+fn fail(test: &str, case: impl Fn(&Site) -> Case + Send + Sync) {
+    alone(test, || {
+        let site = Site::new();
+        let case = case(&site);
+        let text = Text::find();
+        let (sender, receiver) = std::sync::mpsc::channel::<OwnedFd>();
+        std::thread::spawn(move || {
+            let listener = receiver.recv().unwrap();
+            supervise(&listener, &text);
+        });
+        std::thread::scope(|scope| {
+            let spawner = scope.spawn(|| {
+                // SAFETY: No arguments, and it never fails.
+                SPAWNER.store(unsafe { libc::gettid() }, SeqCst);
+                sender.send(install_filter()).unwrap();
+                fail_every_call(&case);
+            });
+            spawner.join().unwrap();
+        });
+    });
+}
+
+#[test]
+fn of_a_policy_with_every_mount() {
+    fail("faults::of_a_policy_with_every_mount", |site| {
+        let sandbox = site.sandbox(site.root());
+        let sandbox = sandbox
+            .tmpfs(Tmpfs::new("/scratch").size(1 << 20))
+            .dir("/a/b")
+            .file("/etc/motd", "hello")
+            .symlink("/etc/motd", "/a/link")
+            .hostname("box")
+            .network(Network::Loopback);
+        site.case("every mount", sandbox.mask("/a/b"), |command| {
+            let null = fs::File::open("/dev/null").unwrap();
+            command.fd(9, null).current_dir("/a").env("A", "b").arg("x");
+        })
+    });
+}
+
+#[test]
+fn of_a_policy_with_an_empty_root_and_a_time_namespace() {
+    fail("faults::of_a_policy_with_an_empty_root_and_a_time_namespace", |site| {
+        let all = Namespaces::default() | Namespaces::TIME;
+        site.case("time", site.sandbox(Rootfs::empty()).namespaces(all), |_| ())
+    });
+}
+
+#[test]
+fn of_a_policy_without_a_pid_namespace() {
+    fail("faults::of_a_policy_without_a_pid_namespace", |site| {
+        let some = Namespaces::default() - Namespaces::PID;
+        site.case("no init", site.sandbox(site.complete_root()).namespaces(some), |_| ())
+    });
+}
+
+#[test]
+fn of_a_policy_of_root_without_a_user_namespace() {
+    if !is_root() {
+        skip!("only root can do without a user namespace");
+    }
+    fail("faults::of_a_policy_of_root_without_a_user_namespace", |site| {
+        let some = Namespaces::default() - Namespaces::USER;
+        site.case("no user namespace", site.sandbox(Rootfs::empty()).namespaces(some).user(5, 6), |_| ())
+    });
+}
+
+#[test]
+fn of_a_policy_of_root_with_other_ids() {
+    if !is_root() {
+        skip!("only root can write such a map by itself");
+    }
+    fail("faults::of_a_policy_of_root_with_other_ids", |site| {
+        let range = IdMap::new(0, 100_000, 1000);
+        let sandbox = site.sandbox(Rootfs::empty()).uid_map(range).gid_map(range).user(5, 6);
+        site.case("other ids", sandbox, |_| ())
+    });
+}
+
+#[test]
+fn the_supervisor_is_asked_about_real_calls() {
+    // The control: without a fault the same spawn succeeds, and a path that is not there is no canary.
+    let site = Site::new();
+    let case = site.case("control", site.sandbox(Rootfs::empty()), |_| ());
+    assert!(!Path::new(&case.canary).exists());
+    assert!(case.command().spawn().unwrap().wait().unwrap().success());
+    assert!(case.canary.exists());
+}
