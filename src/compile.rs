@@ -105,7 +105,7 @@ impl<'a> Resolved<'a> {
         }
         // The builder of the root needs ids that mean something inside.
         if self.ids.caller_unmapped {
-            capabilities::lower_first(self.privileged(), steps);
+            capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
             self.ids.change(steps);
         }
         // Names are independent of all else; they need the capabilities that are left at the start.
@@ -151,7 +151,7 @@ impl<'a> Resolved<'a> {
         process::lower_state(steps);
         limits::lower(steps);
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
-        capabilities::lower_first(self.privileged(), steps);
+        capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
         if self.ids.gid_writer == Writer::Helper || (!self.has(Namespaces::USER) && self.caller.sets_groups()) {
             steps.push(Step::DropGroups);
@@ -160,7 +160,7 @@ impl<'a> Resolved<'a> {
         // Landlock's rules while the capabilities last, which may be needed to look their files up.
         let landlock = self.lower_landlock(inside)?;
         steps.extend(landlock.rules);
-        capabilities::lower(self.privileged(), steps);
+        capabilities::lower(self.sandbox.capabilities, self.privileged(), steps)?;
         // In force after no_new_privs, which allows it, and after the last mount, since it forbids mounting.
         steps.extend(landlock.restrict);
         // The directory without capabilities: the program must be able to go there.

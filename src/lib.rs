@@ -131,6 +131,7 @@ mod sys;
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Layer};
+pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;
 pub use layer::landlock::Landlock;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::command::Command;
+use crate::layer::capabilities::Capabilities;
 use crate::layer::ids::{IdMap, Ids};
 use crate::layer::landlock::Landlock;
 use crate::layer::mount::{Mount, Tmpfs};
@@ -39,6 +40,7 @@ pub struct Sandbox {
     pub(crate) ids: Ids,
     pub(crate) hostname: Option<String>,
     pub(crate) network: Option<Network>,
+    pub(crate) capabilities: Capabilities,
     pub(crate) landlock: Landlock,
     pub(crate) seccomp: Option<Seccomp>,
 }
@@ -155,6 +157,12 @@ impl Sandbox {
     /// [`Network::Host`] alone leaves that namespace out.
     pub fn network(mut self, network: Network) -> Self {
         self.network = Some(network);
+        self
+    }
+
+    /// Sets the capabilities that the program keeps. The default is none.
+    pub fn capabilities(mut self, capabilities: Capabilities) -> Self {
+        self.capabilities = capabilities;
         self
     }
 

@@ -179,9 +179,16 @@ pub(crate) enum Step {
     Securebits {
         bits: u64,
     },
-    BoundingSet,
+    BoundingSet {
+        kept: u64,
+    },
     AmbientSet,
-    CapabilitySets,
+    CapabilitySets {
+        kept: u64,
+    },
+    RaiseAmbient {
+        kept: u64,
+    },
     NoNewPrivs,
     Chdir {
         path: CString,
@@ -313,9 +320,10 @@ impl Step {
             }
             Step::Limit { .. } => Layer::Limits,
             Step::Securebits { .. }
-            | Step::BoundingSet
+            | Step::BoundingSet { .. }
             | Step::AmbientSet
-            | Step::CapabilitySets
+            | Step::CapabilitySets { .. }
+            | Step::RaiseAmbient { .. }
             | Step::NoNewPrivs => Layer::Capabilities,
             Step::Setsid
             | Step::OomScore { .. }
@@ -425,6 +433,18 @@ impl fmt::Display for MapLines {
     }
 }
 
+/// Capabilities, by their mask.
+struct Kept(u64);
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("none"),
+            mask => write!(f, "{mask:#x}"),
+        }
+    }
+}
+
 /// A resource limit as getrlimit(2) has it.
 struct Amount(u64);
 
@@ -512,9 +532,10 @@ impl fmt::Display for Step {
             Step::SetGid { id } => write!(f, "setresgid {id}"),
             Step::SetUid { id } => write!(f, "setresuid {id}"),
             Step::Securebits { bits } => write!(f, "securebits {bits:#x}"),
-            Step::BoundingSet => f.write_str("bounding set none"),
+            Step::BoundingSet { kept } => write!(f, "bounding set {}", Kept(*kept)),
             Step::AmbientSet => f.write_str("ambient set none"),
-            Step::CapabilitySets => f.write_str("capset none"),
+            Step::CapabilitySets { kept } => write!(f, "capset {}", Kept(*kept)),
+            Step::RaiseAmbient { kept } => write!(f, "ambient set {}", Kept(*kept)),
             Step::NoNewPrivs => f.write_str("no_new_privs"),
             Step::Chdir { path } => write!(f, "chdir {}", Escaped(path.to_bytes())),
             Step::LandlockRuleset { handled, .. } => {

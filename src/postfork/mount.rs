@@ -204,7 +204,7 @@ impl State<'_> {
         // Init keeps no capability, and being root inside gives it none at the exec. Without them it can't read a
         // file of mode 0111, which makes it not dumpable.
         sys::set_securebits(securebits)?;
-        sys::drop_capabilities()?;
+        sys::set_capabilities(0)?;
         Err(sys::fexecve(init.as_fd(), argv, envp).into())
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{CStringArray, Errno, Fd, Result, call, ptr, raw};
 
-/// The capability numbers that [`drop_bounding_set`] tries: 64 bits is what the kernel's sets hold.
+/// The capability numbers that [`limit_bounding_set`] tries: 64 bits is what the kernel's sets hold.
 const CAPABILITIES: usize = 64;
 
 /// setns(2), by the pidfd of a process that is in the namespaces.
@@ -218,9 +218,12 @@ pub(crate) fn clear_ambient_set() -> Result<()> {
     prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_CLEAR_ALL as usize, 0, 0, 0]).map(drop)
 }
 
-/// prctl(2) with `PR_CAPBSET_DROP`, for every capability that the kernel knows.
-pub(crate) fn drop_bounding_set() -> Result<()> {
+/// prctl(2) with `PR_CAPBSET_DROP`, for every capability that the kernel knows but those that are kept.
+pub(crate) fn limit_bounding_set(kept: u64) -> Result<()> {
     for capability in 0..CAPABILITIES {
+        if kept >> capability & 1 == 1 {
+            continue;
+        }
         match prctl(libc::PR_CAPBSET_DROP, [capability, 0, 0, 0]) {
             // The first number that the kernel does not know.
             Err(Errno(libc::EINVAL)) if capability > 0 => break,
@@ -230,13 +233,22 @@ pub(crate) fn drop_bounding_set() -> Result<()> {
     Ok(())
 }
 
-/// capset(2): no effective, permitted or inheritable capability.
-pub(crate) fn drop_capabilities() -> Result<()> {
+/// prctl(2) with `PR_CAP_AMBIENT_RAISE`, for each of these capabilities.
+pub(crate) fn raise_ambient_set(kept: u64) -> Result<()> {
+    for capability in (0..CAPABILITIES).filter(|capability| kept >> capability & 1 == 1) {
+        prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_RAISE as usize, capability, 0, 0])?;
+    }
+    Ok(())
+}
+
+/// capset(2): these capabilities, effective, permitted and inheritable, and no other.
+pub(crate) fn set_capabilities(kept: u64) -> Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];
-    let none = [0_u32; 6];
+    let (low, high) = (kept as u32, (kept >> 32) as u32);
+    let sets = [low, low, low, high, high, high];
     // SAFETY: The kernel reads the header of 8 bytes and, for this version, two entries of 12 bytes.
-    unsafe { call(libc::SYS_capset, [header.as_ptr() as usize, none.as_ptr() as usize]) }.map(drop)
+    unsafe { call(libc::SYS_capset, [header.as_ptr() as usize, sets.as_ptr() as usize]) }.map(drop)
 }
 
 /// execve(2). Returns only to say why it failed.
