@@ -116,12 +116,12 @@ fn check_cell(
     if let Some(program) = program {
         return check(children, &plan.program, &reports.program, program);
     }
-    // A cell that has failed ends the lifeline, on which init then fails too: its own failure comes first.
-    if let Some(fault) = reports.cell.fault() {
-        return Err(diagnosis::step(plan, &reports.cell, reports, fault));
-    }
-    if let Some(fault) = reports.init.fault() {
-        return Err(diagnosis::step(plan, &reports.init, reports, fault));
+    // A cell that has failed ends the lifeline, where init then waits for the namespace in vain. Every other failure of
+    // init's is its own, and says more: a user namespace that is worth nothing fails both, and its maps show it best.
+    let waited = matches!(plan.steps.get(reports.init.step()), Some(Step::JoinNetwork));
+    let order = if waited { [&reports.cell, &reports.init] } else { [&reports.init, &reports.cell] };
+    if let Some((report, fault)) = order.into_iter().find_map(|report| Some((report, report.fault()?))) {
+        return Err(diagnosis::step(plan, report, reports, fault));
     }
     let killed = cell.init.as_ref().filter(|init| reports.init.step() + 1 != init.body.end);
     let report = if killed.is_some() { &reports.init } else { &reports.cell };
