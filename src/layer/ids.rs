@@ -69,6 +69,9 @@ impl Caller {
 
     /// Whether the caller can leave its supplementary groups. Root of a user namespace made without privilege can't:
     /// user_namespaces(7), *setgroups*.
+    ///
+    /// Where that can't be told, it counts as allowed: then the step that leaves them fails if it is not. The other way
+    /// round the program would silently keep them.
     pub(crate) fn sets_groups(self) -> bool {
         let denied = || std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
         self.privileged() && !denied()
