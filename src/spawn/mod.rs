@@ -88,11 +88,12 @@ fn start_cell(
     let ended = sys::wait(sys::Target::Pid(cloned.pid), 0);
     let process = |report: &Report| report.cloned().map(|(pid, pidfd)| Process::from_raw(pid, pidfd));
     let program = process(&reports.program);
-    // A cell ends after init's execution, unless it is killed. Then init may wait for it, in this memory.
-    let shared = matches!(plan.steps.get(cell.clone), Some(Step::Clone { memory: Memory::Shared, .. }));
-    if let (None, true, Some((_, host_end))) = (&program, shared, &lifeline) {
+    // A cell ends after init's execution, unless it is killed. Then init may wait for it, and in this memory.
+    if let (None, Some((_, host_end))) = (&program, &lifeline) {
         let _ = sys::shutdown(host_end.as_fd());
-        sys::wait_for_zero(&reports.init_sets_up);
+        if matches!(plan.steps.get(cell.clone), Some(Step::Clone { memory: Memory::Shared, .. })) {
+            sys::wait_for_zero(&reports.init_sets_up);
+        }
     }
     let init = process(&reports.init).zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer));
     let program = check_cell(children, cell, program, ended)?;
