@@ -80,7 +80,11 @@ pub(crate) fn lower(streams: [&Stdio; 3], passed: &[Passed], steps: &mut Vec<Ste
     for (fd, Stdio(kind)) in (0..).zip(streams) {
         match kind {
             Kind::Inherit if is_open(fd) => steps.push(Step::Inherit { fd }),
-            Kind::Inherit | Kind::Null => install("null", Given::Null { write: fd != 0 }, fd, &mut given, steps),
+            Kind::Inherit | Kind::Null => {
+                let write = fd != 0;
+                steps.push(Step::InstallNull { given: given.len(), write, fd });
+                given.push(Given::Null { write });
+            }
             Kind::Piped => install("pipe", Given::Pipe { write: fd != 0 }, fd, &mut given, steps),
             Kind::Fd(source) => install("fd", Given::Fd(source.clone()), fd, &mut given, steps),
         }

@@ -137,6 +137,12 @@ pub(crate) enum Step {
         given: usize,
         fd: i32,
     },
+    /// Puts /dev/null in its place: the cell's, or what the host has opened where there is none.
+    InstallNull {
+        given: usize,
+        write: bool,
+        fd: i32,
+    },
     /// Closes all other descriptors.
     CloseRest {
         ranges: Vec<[u32; 2]>,
@@ -273,14 +279,14 @@ impl Step {
     /// The layer that the step belongs to.
     pub(crate) fn layer(&self) -> Layer {
         match self {
-            Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => {
-                Layer::Namespaces
-            }
+            Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
             Step::EndHolder | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
             Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork => Layer::Network,
-            Step::Inherit { .. } | Step::Install { .. } | Step::CloseRest { .. } => Layer::Fds,
+            Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. } => {
+                Layer::Fds
+            }
             Step::Limit { .. } => Layer::Limits,
             Step::Securebits { .. }
             | Step::BoundingSet
@@ -454,6 +460,7 @@ impl fmt::Display for Step {
             Step::Setsid => f.write_str("setsid"),
             Step::Inherit { fd } => write!(f, "inherit {fd}"),
             Step::Install { what, fd, .. } => write!(f, "dup {what} -> {fd}"),
+            Step::InstallNull { fd, .. } => write!(f, "dup null -> {fd}"),
             Step::CloseRest { ranges } => {
                 f.write_str("close_range")?;
                 for [first, last] in ranges {

@@ -80,11 +80,7 @@ impl Default for Report {
 
 impl Default for Head {
     fn default() -> Self {
-        Self {
-            candidate: AtomicU32::new(0),
-            length: AtomicU32::new(0),
-            bytes: [const { AtomicU8::new(0) }; HEAD],
-        }
+        Self { candidate: AtomicU32::new(0), length: AtomicU32::new(0), bytes: [const { AtomicU8::new(0) }; HEAD] }
     }
 }
 
@@ -201,7 +197,11 @@ impl<'a> Children<'a> {
             report.at(init.clone);
             let body = || self.run(init.body.clone(), init_report);
             let cloned = self.clone(init.clone, sibling, stack, Return::AtOnce(init_sets_up), &body);
-            init_report.set_cloned(cloned.unwrap_or_else(|errno| give_up(report, errno.into())));
+            let cloned = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
+            // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
+            // places to go, unless this is the only one.
+            let _ = sys::keep_off_this_processor(cloned.pid);
+            init_report.set_cloned(cloned);
             let done = self.take(cell.meanwhile.clone(), report);
             if done.is_err() {
                 // Init may wait for what the cell was to pass.
@@ -328,6 +328,7 @@ impl State<'_> {
             Step::Setsid => Ok(sys::setsid()?),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),
             Step::Install { given, fd, .. } => self.install(*given, *fd),
+            Step::InstallNull { given, write, fd } => self.install_null(*given, *write, *fd),
             Step::CloseRest { ranges } => program::close(ranges),
             Step::OomScore { data } => program::set_oom_score(data),
             Step::Nice => program::default_nice(),

@@ -13,6 +13,21 @@ impl State<'_> {
         Ok(sys::dup_to(sys::borrow(*source), fd)?)
     }
 
+    /// The host's /dev/null could be changed through its own mount, its mode and times, by whoever is root there.
+    pub(super) fn install_null(&self, given: usize, write: bool, fd: i32) -> Done {
+        let flags = if write { libc::O_WRONLY } else { libc::O_RDONLY };
+        let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let null = sys::openat2(sys::CWD, c"/dev/null", flags, 0, libc::RESOLVE_NO_SYMLINKS);
+        match null {
+            // What the caller has put there may be anything.
+            Ok(null) if sys::fstat(null.as_fd())?.is_null() => {
+                sys::set_blocking(null.as_fd())?;
+                Ok(null.put_at(fd)?)
+            }
+            _ => self.install(given, fd),
+        }
+    }
+
     /// Tries the candidates as execvp(3) does, and reports what became of them.
     pub(super) fn exec(&self, candidates: &[CString], argv: &CStringArray, envp: &CStringArray) -> Done {
         let mut worst = Errno(libc::ENOENT);

@@ -177,7 +177,9 @@ impl Wiring {
         let mut wiring = Wiring { given: Vec::new(), streams: [None, None, None] };
         let targets: Vec<RawFd> = plan.steps.iter().filter_map(target).collect();
         let installs = plan.steps.iter().filter_map(|step| match step {
-            Step::Install { given, fd, .. } => Some((plan.given.get(*given)?, *fd)),
+            Step::Install { given, fd, .. } | Step::InstallNull { given, fd, .. } => {
+                Some((plan.given.get(*given)?, *fd))
+            }
             _ => None,
         });
         for (given, fd) in installs {
@@ -232,7 +234,7 @@ fn failed(fd: RawFd, errno: i32) -> Error {
 /// The number that a step fills.
 fn target(step: &Step) -> Option<RawFd> {
     match step {
-        Step::Install { fd, .. } | Step::Inherit { fd } => Some(*fd),
+        Step::Install { fd, .. } | Step::InstallNull { fd, .. } | Step::Inherit { fd } => Some(*fd),
         _ => None,
     }
 }

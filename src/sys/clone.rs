@@ -3,9 +3,9 @@
 use core::ffi::{c_int, c_void};
 use core::marker::PhantomData;
 use core::mem::size_of;
+use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use core::ptr::NonNull;
 use std::os::fd::RawFd;
 
 use super::{Errno, Fd, Result, arch, call, check, exit};
@@ -157,12 +157,7 @@ pub(crate) enum Return<'a> {
 /// `child` must be sound to run in a new process: with `CLONE_VM` in this memory while the calling thread is
 /// suspended, else in a copy of it. It must not allocate, lock, panic or touch thread-local storage, and must not
 /// return. With [`Return::AtOnce`], the stack and the closure must stay until the word is 0.
-pub(crate) unsafe fn clone<F: Fn()>(
-    flags: u64,
-    stack: Stack<'_>,
-    returns: Return<'_>,
-    child: &F,
-) -> Result<Cloned> {
+pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: Stack<'_>, returns: Return<'_>, child: &F) -> Result<Cloned> {
     let (extra, tid) = match returns {
         Return::AfterExec => (libc::CLONE_VFORK, 0),
         Return::AtOnce(word) => {

@@ -15,6 +15,16 @@ impl Fd {
         Fd(result as RawFd)
     }
 
+    /// Moves the descriptor to a number, where it is left open across exec.
+    pub(crate) fn put_at(self, number: RawFd) -> Result<()> {
+        if self.0 == number {
+            keep_on_exec(self.as_fd())?;
+            self.into_raw();
+            return Ok(());
+        }
+        dup_to(self.as_fd(), number)
+    }
+
     /// Gives the descriptor up without closing it.
     pub(crate) fn into_raw(self) -> RawFd {
         let fd = self.0;
@@ -84,6 +94,12 @@ pub(crate) fn dup_to(source: BorrowedFd<'_>, target: RawFd) -> Result<()> {
 pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: No pointers.
     unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_SETFD as usize, 0]) }.map(drop)
+}
+
+/// Clears the flags of an open file, `O_NONBLOCK` among them.
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_SETFL as usize, 0]) }.map(drop)
 }
 
 /// close_range(2): closes `first` to `last`, both included.
@@ -215,9 +231,17 @@ pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool 
 pub(crate) struct Stat {
     pub(crate) device: u64,
     pub(crate) mode: u32,
+    /// Which device the file itself is.
+    special: u64,
 }
 
 impl Stat {
+    /// Whether this is the device of null(4).
+    pub(crate) fn is_null(self) -> bool {
+        const NULL: u64 = 1 << 8 | 3;
+        self.mode & libc::S_IFMT == libc::S_IFCHR && self.special == NULL
+    }
+
     pub(crate) fn is_dir(self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFDIR
     }
@@ -230,7 +254,7 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
     unsafe { call(libc::SYS_fstat, [raw(fd), stat.as_mut_ptr() as usize]) }?;
     // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
     let stat = unsafe { stat.assume_init() };
-    Ok(Stat { device: stat.st_dev, mode: stat.st_mode })
+    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, special: stat.st_rdev })
 }
 
 /// fchdir(2).

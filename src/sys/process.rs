@@ -120,6 +120,22 @@ pub(crate) fn reset_affinity() -> Result<()> {
     unsafe { call(libc::SYS_sched_setaffinity, [0, size_of::<[u64; 128]>(), all.as_ptr() as usize]) }.map(drop)
 }
 
+/// sched_setaffinity(2): keeps a process off the processor that the caller runs on, if the caller may use another.
+pub(crate) fn keep_off_this_processor(pid: libc::pid_t) -> Result<()> {
+    let mut processor = 0_u32;
+    // SAFETY: The kernel writes one number of 32 bits.
+    unsafe { call(libc::SYS_getcpu, [&raw mut processor as usize, 0, 0]) }?;
+    let mut allowed = [0_u64; 128];
+    let size = size_of::<[u64; 128]>();
+    // SAFETY: The kernel writes at most as many bytes to `allowed` as are given.
+    unsafe { call(libc::SYS_sched_getaffinity, [0, size, allowed.as_mut_ptr() as usize]) }?;
+    if let Some(word) = allowed.get_mut((processor / 64) as usize) {
+        *word &= !(1 << (processor % 64));
+    }
+    // SAFETY: The kernel reads as many bytes of `allowed` as are given. None left is EINVAL.
+    unsafe { call(libc::SYS_sched_setaffinity, [pid as usize, size, allowed.as_ptr() as usize]) }.map(drop)
+}
+
 /// personality(2): plain Linux, with no flags.
 pub(crate) fn reset_personality() -> Result<()> {
     // SAFETY: No pointers.

@@ -60,13 +60,20 @@ pub(crate) fn sh(sandbox: &Sandbox, script: &str) -> String {
 
 /// Compiles a C program, once for each source in a run of the tests. Static: it runs in an empty root.
 pub(crate) fn compile_static(name: &str, source: &str) -> PathBuf {
-    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    extern "C" fn clean_up() {
+        let _ = DIR.get().map(fs::remove_dir_all);
+    }
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _guard = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let dir = DIR.get_or_init(temp_dir);
-    let program = real(dir.path()).join(name);
+    let dir = DIR.get_or_init(|| {
+        // SAFETY: The handler takes nothing and stays as long as the program.
+        assert_eq!(unsafe { libc::atexit(clean_up) }, 0);
+        real(temp_dir().keep())
+    });
+    let program = dir.join(name);
     if !program.exists() {
-        let code = dir.path().join(format!("{name}.c"));
+        let code = dir.join(format!("{name}.c"));
         fs::write(&code, source).unwrap();
         let status = Command::new("cc").args(["-O1", "-static", "-pthread", "-o"]).arg(&program).arg(&code).status();
         assert!(status.unwrap().success(), "cc compiles {name}");

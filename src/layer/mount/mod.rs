@@ -49,7 +49,7 @@ pub(crate) struct Setting<'a> {
 }
 
 /// What container engines hide of /proc: it tells about the host, or lets one work on its hardware.
-const MASKED: [&str; 11] = [
+const MASKED: [&str; 13] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -60,7 +60,9 @@ const MASKED: [&str; 11] = [
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/kpagecgroup",
     "/proc/kpagecount",
+    "/proc/kpageflags",
 ];
 
 /// What they make read-only: a process whose id is 0 outside can write there even with no capability.
