@@ -344,8 +344,11 @@ fn may_succeed(hit: &Hit, errno: i32) -> bool {
         // What can't be told of groups counts as leave to leave them: the call itself tells.
         // The size of a list of groups is then taken to be the largest there is: sysconf(3).
         (libc::SYS_openat, true) => ["/proc/self/setgroups", "/proc/sys/kernel/ngroups_max"].contains(&&*hit.text),
-        // Where a file can't be told to be missing, it is not made there, but mounted.
-        (libc::SYS_openat2, false) => ["/proc/self/oom_score_adj", "/etc/motd"].contains(&&*hit.text),
+        // Where a file can't be told to be missing, it is not made there, but mounted; where there is no /dev/null inside,
+        // the host's serves.
+        (libc::SYS_openat2, false) => ["/proc/self/oom_score_adj", "/etc/motd", "/dev/null"].contains(&&*hit.text),
+        // Of the cell, which would have init run elsewhere; the program's own is a step, which has to fail too.
+        (libc::SYS_sched_setaffinity, false) => true,
         // Whether the root directory has a place: if that is not known, it gets a private layer.
         (libc::SYS_openat2, true) => true,
         (libc::SYS_write, false) => true,

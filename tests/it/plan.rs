@@ -29,7 +29,9 @@ const PROC: &str = "
   mount         mask /proc/scsi
   mount         mask /proc/timer_list
   mount         mask /proc/timer_stats
+  mount         mask /proc/kpagecgroup
   mount         mask /proc/kpagecount
+  mount         mask /proc/kpageflags
   mount         read-only /proc/bus
   mount         read-only /proc/fs
   mount         read-only /proc/irq
