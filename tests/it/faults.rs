@@ -529,9 +529,7 @@ fn of_a_policy_without_a_pid_namespace() {
 
 #[test]
 fn of_a_policy_of_root_without_a_user_namespace() {
-    if !is_root() {
-        skip!("only root can do without a user namespace");
-    }
+    crate::for_root!();
     fail("faults::of_a_policy_of_root_without_a_user_namespace", |site| {
         let some = Namespaces::default() - Namespaces::USER;
         site.case("no user namespace", site.sandbox(Rootfs::empty()).namespaces(some).user(5, 6), |_| ())
@@ -540,9 +538,7 @@ fn of_a_policy_of_root_without_a_user_namespace() {
 
 #[test]
 fn of_a_policy_of_root_with_other_ids() {
-    if !is_root() {
-        skip!("only root can write such a map by itself");
-    }
+    crate::for_root!();
     fail("faults::of_a_policy_of_root_with_other_ids", |site| {
         let range = IdMap::new(0, 100_000, 1000);
         let sandbox = site.sandbox(Rootfs::empty()).uid_map(range).gid_map(range).user(5, 6);
