@@ -269,6 +269,7 @@ fn decide(call: &Notification, text: &Text) -> i32 {
         libc::SYS_openat | libc::SYS_openat2 => unsafe { CStr::from_ptr(call.args[1] as *const c_char) }.to_owned(),
         // SAFETY: As above, for a set of signals. All of them are blocked first, and later the old ones.
         libc::SYS_rt_sigprocmask if unsafe { *(call.args[1] as *const u64) } == u64::MAX => c"block".into(),
+        libc::SYS_sched_setaffinity if call.args[0] != 0 => c"of another".into(),
         _ => CString::default(),
     };
     orders.hit = Some(Hit { nr: call.nr.into(), host, text: text.to_string_lossy().into_owned() });
@@ -347,8 +348,8 @@ fn may_succeed(hit: &Hit, errno: i32) -> bool {
         // Where a file can't be told to be missing, it is not made there, but mounted; where there is no /dev/null inside,
         // the host's serves.
         (libc::SYS_openat2, false) => ["/proc/self/oom_score_adj", "/etc/motd", "/dev/null"].contains(&&*hit.text),
-        // Of the cell, which would have init run elsewhere; the program's own is a step, which has to fail too.
-        (libc::SYS_sched_setaffinity, false) => true,
+        // The cell would have init run elsewhere; a program that can't be given all processors is another matter.
+        (libc::SYS_sched_setaffinity, false) => hit.text == "of another",
         // Whether the root directory has a place: if that is not known, it gets a private layer.
         (libc::SYS_openat2, true) => true,
         (libc::SYS_write, false) => true,
