@@ -79,16 +79,20 @@
 //! Sandbox + Command ──compile()──▶ Plan { steps } ──spawn()──▶ children: run(steps) ─▶ exec
 //!    the caller's values   all validation, allocation, opens      failure: (step, errno) ─▶ Error
 //!
-//! host thread ──clone(VM|VFORK|NEW*)──▶ A: write id maps, build the root, pivot ──execveat(memfd)──▶ init, process 1
-//! host thread ──clone(VM|VFORK|FILES)─▶ C: setns(A) ──clone(VM|VFORK|PARENT)──▶ B: steps ──execve──▶ program, process 2
+//! host thread ──clone(VM|VFORK|FILES|NEW*)──▶ cell ──clone(VM|PARENT)────────▶ init: id maps, root, pivot ─▶ exec, process 1
+//!                                             │ meanwhile: the network namespace
+//!                                             └───clone(VM|VFORK|PARENT)──▶ program: steps ─▶ exec, process 2
 //! ```
 //!
 //! - Children share the host's memory until they exec, as with vfork(2): a start costs the same in a host of any size.
-//!   Between clone and exec nothing allocates, locks or panics. Where a child has to change its ids, it gets a copy
+//!   Between clone and exec nothing allocates, locks or panics. Where a child has to change its ids, the cell gets a copy
 //!   instead: in shared memory, that would clear the host's dumpable flag and open its memory to the new id.
-//! - The program is the host's own child, cloned with `CLONE_PARENT` by a go-between that has entered the cell: the
-//!   status and usage that waitid(2) gives for its pidfd are the kernel's. It is not process 1, so that signals do inside
-//!   what they do outside.
+//! - The cell shares the host's table of descriptors and leaves nothing there but the pidfds of the two others; it clones
+//!   them as its own siblings (`CLONE_PARENT`) and ends. So both are the host's own children, and the status and usage
+//!   that waitid(2) gives for the program are the kernel's. The program is not process 1, so that signals do inside what
+//!   they do outside.
+//! - A network namespace takes longer to make than all the others together. The cell makes it while init builds the
+//!   root on another processor, and passes it to init.
 //! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities, with one
 //!   descriptor: the *lifeline*, whose other end the handle holds. It exits when the program has ended or the lifeline
 //!   does, and the kernel kills whatever is left.

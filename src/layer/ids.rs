@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::{MapLines, Step};
+use crate::sys::in_other_groups;
 
 /// One line of uid_map(5) or gid_map(5): `count` ids from `inside` on are those from `outside` on in the namespace
 /// of the caller.
@@ -56,10 +57,8 @@ pub(crate) struct Caller {
 impl Caller {
     /// The thread that calls, by its effective ids.
     pub(crate) fn current() -> Self {
-        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-        // What can't be told counts as more groups.
-        let in_groups = nix::unistd::getgroups().map_or(true, |groups| groups.iter().any(|group| *group != gid));
-        Self { uid: uid.as_raw(), gid: gid.as_raw(), in_groups }
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        Self { uid, gid, in_groups: in_other_groups(gid) }
     }
 
     /// Whether the kernel takes the caller for root. What a root without capabilities can't do, it tells later.
@@ -69,6 +68,9 @@ impl Caller {
 
     /// Whether the caller can leave its supplementary groups. Root of a user namespace made without privilege can't:
     /// user_namespaces(7), *setgroups*.
+    ///
+    /// Where that can't be told, it counts as allowed: then the step that leaves them fails if it is not. The other way
+    /// round the program would silently keep them.
     pub(crate) fn sets_groups(self) -> bool {
         let denied = || std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
         self.privileged() && !denied()

@@ -39,14 +39,15 @@ impl State<'_> {
     pub(super) fn install_null(&self, given: usize, write: bool, fd: i32) -> Done {
         let flags = if write { libc::O_WRONLY } else { libc::O_RDONLY };
         let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
-        let null = sys::openat2(sys::CWD, c"/dev/null", flags, 0, libc::RESOLVE_NO_SYMLINKS);
-        match null {
-            // What the caller has put there may be anything.
+        match sys::openat2(sys::CWD, c"/dev/null", flags, 0, libc::RESOLVE_NO_SYMLINKS) {
+            // What the caller has put there may be anything, or nothing.
+            Err(Errno(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO)) => self.install(given, fd),
+            Err(errno) => Err(errno.into()),
             Ok(null) if sys::fstat(null.as_fd())?.is_null() => {
                 sys::set_blocking(null.as_fd())?;
                 Ok(null.put_at(fd)?)
             }
-            _ => self.install(given, fd),
+            Ok(_) => self.install(given, fd),
         }
     }
 

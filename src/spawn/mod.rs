@@ -88,11 +88,12 @@ fn start_cell(
     let ended = sys::wait(sys::Target::Pid(cloned.pid), 0);
     let process = |report: &Report| report.cloned().map(|(pid, pidfd)| Process::from_raw(pid, pidfd));
     let program = process(&reports.program);
-    // A cell ends after init's execution, unless it is killed. Then init may wait for it, in this memory.
-    let shared = matches!(plan.steps.get(cell.clone), Some(Step::Clone { memory: Memory::Shared, .. }));
-    if let (None, true, Some((_, host_end))) = (&program, shared, &lifeline) {
+    // A cell ends after init's execution, unless it is killed. Then init may wait for it, and in this memory.
+    if let (None, Some((_, host_end))) = (&program, &lifeline) {
         let _ = sys::shutdown(host_end.as_fd());
-        sys::wait_for_zero(&reports.init_sets_up);
+        if matches!(plan.steps.get(cell.clone), Some(Step::Clone { memory: Memory::Shared, .. })) {
+            sys::wait_for_zero(&reports.init_sets_up);
+        }
     }
     let init = process(&reports.init).zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer));
     let program = check_cell(children, cell, program, ended)?;
@@ -116,12 +117,12 @@ fn check_cell(
     if let Some(program) = program {
         return check(children, &plan.program, &reports.program, program);
     }
-    // A cell that has failed ends the lifeline, on which init then fails too: its own failure comes first.
-    if let Some(fault) = reports.cell.fault() {
-        return Err(diagnosis::step(plan, &reports.cell, reports, fault));
-    }
-    if let Some(fault) = reports.init.fault() {
-        return Err(diagnosis::step(plan, &reports.init, reports, fault));
+    // A cell that has failed ends the lifeline, where init then waits for the namespace in vain. Every other failure of
+    // init's is its own, and says more: a user namespace that is worth nothing fails both, and its maps show it best.
+    let waited = matches!(plan.steps.get(reports.init.step()), Some(Step::JoinNetwork));
+    let order = if waited { [&reports.cell, &reports.init] } else { [&reports.init, &reports.cell] };
+    if let Some((report, fault)) = order.into_iter().find_map(|report| Some((report, report.fault()?))) {
+        return Err(diagnosis::step(plan, report, reports, fault));
     }
     let killed = cell.init.as_ref().filter(|init| reports.init.step() + 1 != init.body.end);
     let report = if killed.is_some() { &reports.init } else { &reports.cell };

@@ -19,6 +19,15 @@ pub(crate) fn seccomp_has(action: u32) -> Result<()> {
     unsafe { call(libc::SYS_seccomp, args) }.map(drop)
 }
 
+/// getgroups(2): whether the caller is in other groups than this one. Too many to be told are others.
+pub(crate) fn in_other_groups(own: u32) -> bool {
+    let mut groups = [0_u32; 64];
+    let args = [groups.len(), groups.as_mut_ptr() as usize];
+    // SAFETY: The kernel writes at most as many numbers as are given.
+    let count = unsafe { call(libc::SYS_getgroups, args) };
+    count.map_or(true, |count| groups.iter().take(count).any(|group| *group != own))
+}
+
 /// clone3(2) with arguments of no size, which makes no process: EINVAL says that the call is to be had.
 pub(crate) fn clone3_refusal() -> Errno {
     // SAFETY: With a size of 0 the kernel reads nothing.

@@ -2,8 +2,8 @@
 //!
 //! The thread that spawns, and its children with it, has a seccomp filter that asks a supervisor, another thread of
 //! the same process, about each call that steps are made of (seccomp_unotify(2)). The supervisor lets all of them go
-//! on but one, which gets an error instead: first the first, then the second, until a spawn has no more. Each time the
-//! caller must be told the layer, the step and the error; the program must not have run; and nothing may be left over.
+//! on but one, which gets an error instead: first the first, then the second, until a process of the spawn has no more;
+//! and so for each of its processes, because some run at the same time, in no order. Each time the caller must be told the layer, the step and the error; the program must not have run; and nothing may be left over.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_long};
@@ -18,11 +18,10 @@ use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use belljar::{Command, Error, IdMap, Layer, Namespaces, Network, Rootfs, Sandbox, Stdio, Tmpfs};
 
 use crate::alone::alone;
-use crate::harness::{compile_static, is_root, mounts, open_fds, real, temp_dir};
-use crate::skip;
+use crate::harness::{compile_static, mounts, open_fds, real, temp_dir};
 
 /// What steps are made of, and what the host does for a spawn.
-const CALLS: [c_long; 54] = [
+const CALLS: [c_long; 56] = [
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_fsopen,
@@ -77,6 +76,8 @@ const CALLS: [c_long; 54] = [
     libc::SYS_pread64,
     libc::SYS_pidfd_open,
     libc::SYS_mount,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
 ];
 
 /// What the host does through libc. The rest of libc's calls are std's and the allocator's own.
@@ -120,17 +121,43 @@ struct Hit {
     text: String,
 }
 
+/// A call of a spawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// The process, counted from 0 as they come to make calls (the host is the first), and its call, counted from 1.
+    Call(usize, u32),
+    /// The first time that a process waits for another, if one does: it depends on which is faster.
+    Wait,
+}
+
 /// What the supervisor is to do, and what it has done.
 #[derive(Debug, Default)]
 struct Orders {
-    /// The call that fails, counted from 1; none while nothing is to be counted.
-    target: Option<u32>,
+    /// The call that fails; none while nothing is to be counted.
+    target: Option<Target>,
     errno: i32,
-    seen: u32,
+    /// The processes that have made calls, and how many.
+    seen: Vec<(u32, u32)>,
     hit: Option<Hit>,
 }
 
-static ORDERS: Mutex<Orders> = Mutex::new(Orders { target: None, errno: 0, seen: 0, hit: None });
+impl Orders {
+    /// Counts a call, and says which one it is.
+    fn count(&mut self, call: &Notification) -> Target {
+        if c_long::from(call.nr) == libc::SYS_futex {
+            return Target::Wait;
+        }
+        let known = self.seen.iter().position(|(pid, _)| *pid == call.pid);
+        let process = known.unwrap_or_else(|| {
+            self.seen.push((call.pid, 0));
+            self.seen.len() - 1
+        });
+        self.seen[process].1 += 1;
+        Target::Call(process, self.seen[process].1)
+    }
+}
+
+static ORDERS: Mutex<Orders> = Mutex::new(Orders { target: None, errno: 0, seen: Vec::new(), hit: None });
 
 /// The thread that spawns.
 static SPAWNER: AtomicI32 = AtomicI32::new(0);
@@ -180,18 +207,21 @@ fn through_libc(call: &Notification) -> bool {
     THROUGH_LIBC.contains(&call.nr.into()) && !looks
 }
 
-/// Installs the filter in the calling thread: it asks about `CALLS` and allows the rest.
+/// Installs the filter in the calling thread: it asks about `CALLS`, and about a futex(2) as the cell waits on, which is
+/// neither libc's nor std's: theirs are private. It allows the rest.
 fn install_filter() -> OwnedFd {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let line = |code, jt, k| libc::sock_filter { code, jt, jf: 0, k };
-    let mut filter = vec![line(LOAD, 0, 0)];
+    let line = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let (allow, ask) = (line(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW), line(RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF));
+    // The number of the call; for a futex, the low half of the second argument.
+    let mut filter = vec![line(LOAD, 0, 0, 0), line(JUMP, 0, 4, libc::SYS_futex as u32)];
+    filter.extend([line(LOAD, 0, 0, 24), line(JUMP, 0, 1, libc::FUTEX_WAIT as u32), ask, allow]);
     for (index, call) in CALLS.iter().enumerate() {
-        filter.push(line(JUMP, (CALLS.len() - index) as u8, *call as u32));
+        filter.push(line(JUMP, (CALLS.len() - index) as u8, 0, *call as u32));
     }
-    filter.push(line(RETURN, 0, libc::SECCOMP_RET_ALLOW));
-    filter.push(line(RETURN, 0, libc::SECCOMP_RET_USER_NOTIF));
+    filter.extend([allow, ask]);
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: No pointers.
     assert_eq!(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, 0);
@@ -229,16 +259,16 @@ fn decide(call: &Notification, text: &Text) -> i32 {
     let mut orders = ORDERS.lock().unwrap();
     let host = call.pid == SPAWNER.load(SeqCst) as u32;
     let Some(target) = orders.target.filter(|_| text.counts(call, host)) else { return 0 };
-    orders.seen += 1;
-    if orders.seen != target {
+    if orders.count(call) != target || orders.hit.is_some() {
         return 0;
     }
     let text = match call.nr.into() {
         // SAFETY: The child shares this memory, or has a copy of it, and its parent waits: so the string that it
         // refers to is here too, and ends in a zero byte.
-        libc::SYS_openat2 => unsafe { CStr::from_ptr(call.args[1] as *const c_char) }.to_owned(),
+        libc::SYS_openat | libc::SYS_openat2 => unsafe { CStr::from_ptr(call.args[1] as *const c_char) }.to_owned(),
         // SAFETY: As above, for a set of signals. All of them are blocked first, and later the old ones.
         libc::SYS_rt_sigprocmask if unsafe { *(call.args[1] as *const u64) } == u64::MAX => c"block".into(),
+        libc::SYS_sched_setaffinity if call.args[0] != 0 => c"of another".into(),
         _ => CString::default(),
     };
     orders.hit = Some(Hit { nr: call.nr.into(), host, text: text.to_string_lossy().into_owned() });
@@ -262,10 +292,10 @@ impl Case {
         command
     }
 
-    /// Spawns with the call number `target` failing. Returns that call, and what came of the spawn.
-    fn run(&self, target: u32, errno: i32) -> (Option<Hit>, Result<(), Error>) {
+    /// Spawns with the call `target` failing. Returns that call, and what came of the spawn.
+    fn run(&self, target: Target, errno: i32) -> (Option<Hit>, Result<(), Error>) {
         let mut command = self.command();
-        *ORDERS.lock().unwrap() = Orders { target: Some(target), errno, seen: 0, hit: None };
+        *ORDERS.lock().unwrap() = Orders { target: Some(target), errno, seen: Vec::new(), hit: None };
         let spawned = command.spawn();
         let hit = std::mem::take(&mut *ORDERS.lock().unwrap()).hit;
         let result = spawned.map(|child| {
@@ -311,13 +341,20 @@ fn no_children() -> bool {
 /// look whether something is there already, and what has a second way.
 fn may_succeed(hit: &Hit, errno: i32) -> bool {
     match (hit.nr, hit.host) {
-        (libc::SYS_openat2, false) => hit.text == "/proc/self/oom_score_adj",
+        // What can't be told of groups counts as leave to leave them: the call itself tells.
+        (libc::SYS_openat, true) => hit.text == "/proc/self/setgroups",
+        // Where a file can't be told to be missing, it is not made there, but mounted.
+        (libc::SYS_openat2, false) => ["/proc/self/oom_score_adj", "/etc/motd"].contains(&&*hit.text),
+        // The cell would have init run elsewhere; a program that can't be given all processors is another matter.
+        (libc::SYS_sched_setaffinity, false) => hit.text == "of another",
         // Whether the root directory has a place: if that is not known, it gets a private layer.
         (libc::SYS_openat2, true) => true,
         (libc::SYS_write, false) => true,
         (libc::SYS_readlinkat, _) => true,
         // Nobody is left to tell when the mask can't be restored, which has no way to fail.
         (libc::SYS_rt_sigprocmask, true) => hit.text != "block",
+        // Whoever waits for the word looks again.
+        (libc::SYS_futex, _) => true,
         (libc::SYS_clone3, _) => errno == libc::EPERM,
         (libc::SYS_sched_setattr, _) => errno == libc::EPERM,
         _ => false,
@@ -335,7 +372,7 @@ fn fail_every_call(case: &Case) {
     let failures = Mutex::new(BTreeSet::new());
     let attempt = |target, errno| {
         let (hit, result) = case.run(target, errno);
-        let at = || format!("{}: call {target}, {hit:?}", case.name);
+        let at = || format!("{}: {target:?}, {hit:?}", case.name);
         assert!(no_children(), "{}", at());
         assert_eq!((open_fds(), mounts()), before, "{}", at());
         // Init is told last: when that fails, the program has been started, and is killed.
@@ -356,12 +393,18 @@ fn fail_every_call(case: &Case) {
         }
         true
     };
-    let calls = (1..).take_while(|target| attempt(*target, libc::EIO)).last().unwrap();
-    for (target, errno) in (1..=calls).zip([libc::EPERM, libc::ENOMEM].into_iter().cycle()) {
-        attempt(target, errno);
+    let calls = |process| (1..).map(move |call| Target::Call(process, call));
+    let of_process = |process| calls(process).take_while(|target| attempt(*target, libc::EIO)).collect::<Vec<_>>();
+    let processes: Vec<_> = (0..).map(of_process).take_while(|calls| !calls.is_empty()).collect();
+    let calls = processes.concat();
+    for (target, errno) in calls.iter().zip([libc::EPERM, libc::ENOMEM].into_iter().cycle()) {
+        attempt(*target, errno);
     }
-    assert!(calls > 100, "{calls} calls");
-    println!("{}: {calls} calls have failed", case.name);
+    for errno in [libc::EIO, libc::EPERM, libc::EINTR] {
+        attempt(Target::Wait, errno);
+    }
+    assert!(calls.len() > 100, "{} calls", calls.len());
+    println!("{}: {} calls of {} processes have failed", case.name, calls.len(), processes.len());
     assert_every_step_failed(case, &failures.into_inner().unwrap());
 }
 
@@ -371,7 +414,9 @@ fn assert_every_step_failed(case: &Case, failures: &BTreeSet<(String, String)>) 
     let steps = plan.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(' '));
     for (layer, step) in steps.map(|(layer, step)| (layer, step.trim_start())) {
         // The step that writes both maps is told by the half that has failed.
-        let is = |failed: &str| failed == step || (failed.starts_with("write ") && step.contains(failed));
+        // An error has no arguments of the program's.
+        let without_arguments = step.split_once(" [").map_or(step, |(step, _)| step);
+        let is = |failed: &str| failed == without_arguments || (failed.starts_with("write ") && step.contains(failed));
         let failed = failures.iter().any(|(failed_layer, failed)| failed_layer == layer && is(failed));
         assert!(failed || never_fails(step), "{}: {layer}: {step} never failed\n{failures:#?}", case.name);
     }
@@ -482,9 +527,7 @@ fn of_a_policy_without_a_pid_namespace() {
 
 #[test]
 fn of_a_policy_of_root_without_a_user_namespace() {
-    if !is_root() {
-        skip!("only root can do without a user namespace");
-    }
+    crate::for_root!();
     fail("faults::of_a_policy_of_root_without_a_user_namespace", |site| {
         let some = Namespaces::default() - Namespaces::USER;
         site.case("no user namespace", site.sandbox(Rootfs::empty()).namespaces(some).user(5, 6), |_| ())
@@ -493,9 +536,7 @@ fn of_a_policy_of_root_without_a_user_namespace() {
 
 #[test]
 fn of_a_policy_of_root_with_other_ids() {
-    if !is_root() {
-        skip!("only root can write such a map by itself");
-    }
+    crate::for_root!();
     fail("faults::of_a_policy_of_root_with_other_ids", |site| {
         let range = IdMap::new(0, 100_000, 1000);
         let sandbox = site.sandbox(Rootfs::empty()).uid_map(range).gid_map(range).user(5, 6);

@@ -50,7 +50,7 @@ fn nothing_that_the_host_has_open_arrives() {
     let file = File::open(dir.path().join("file")).unwrap();
     let open_dir = File::open(dir.path()).unwrap();
     let root = File::open("/").unwrap();
-    let (pipe, _writer) = std::io::pipe().unwrap();
+    let (pipe, _writer) = crate::alone::pipe();
     let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
     // None of the copies is closed on exec: low numbers, high ones, with gaps.
     for (number, fd) in [(40, file.as_raw_fd()), (41, open_dir.as_raw_fd()), (100, root.as_raw_fd())] {

@@ -20,6 +20,17 @@ macro_rules! skip {
     }};
 }
 
+/// Ends a test that only root can run. That is no skip: `ci/test` runs the suite as root too.
+#[macro_export]
+macro_rules! for_root {
+    () => {
+        if !$crate::harness::is_root() {
+            eprintln!("FOR ROOT: {}:{}", file!(), line!());
+            return;
+        }
+    };
+}
+
 /// Whether the tests run as root: the suite is run twice.
 pub(crate) fn is_root() -> bool {
     // SAFETY: No arguments, and it never fails.

@@ -136,14 +136,32 @@ fn a_thread_keeps_its_errno_its_locals_and_its_signal_mask() {
         LOCAL.set([7; 64]);
         // SAFETY: No arguments, and it never fails.
         let errno = unsafe { libc::__errno_location() };
-        for sandbox in policies() {
+        // What errno is after `body`, if it is `UNTOUCHED` before.
+        const UNTOUCHED: c_int = 4321;
+        let errno_after = |body: &mut dyn FnMut()| {
             // SAFETY: The location of errno is valid for as long as the thread lives.
-            unsafe { errno.write(4321) };
-            let missing = sandbox.command("/missing").spawn().unwrap_err();
-            let child = sandbox.command("/program").spawn().unwrap();
+            unsafe { errno.write(UNTOUCHED) };
+            body();
             // SAFETY: As above.
-            let errno = unsafe { errno.read() };
-            assert_eq!(errno, 4321, "the child has failed with {:?}, and with nothing", missing.raw_os_error());
+            unsafe { errno.read() }
+        };
+        for sandbox in policies() {
+            // The host's own calls may go through libc: nix writes 0 there before a sysconf(3). None of them fails.
+            let planned = errno_after(&mut || drop(sandbox.command("/program").plan().unwrap()));
+            assert!([0, UNTOUCHED].contains(&planned), "the plan alone leaves {planned}");
+            // No child adds to that, however it ends.
+            let mut errors = Vec::new();
+            let failed = errno_after(&mut || {
+                errors.extend(sandbox.command("/missing").spawn().err());
+                errors.extend(sandbox.command("/program").current_dir("/program").spawn().err());
+            });
+            let errors: Vec<_> = errors.iter().map(belljar::Error::raw_os_error).collect();
+            assert_eq!(errors, [Some(libc::ENOENT), Some(libc::ENOTDIR)]);
+            assert_eq!(failed, planned, "children have failed with {errors:?}");
+            let mut child = None;
+            let started = errno_after(&mut || child = sandbox.command("/program").spawn().ok());
+            assert!(child.is_some());
+            assert_eq!(started, planned);
             drop(child);
             assert_eq!((blocked(), LOCAL.get()), (before.clone(), [7; 64]));
         }

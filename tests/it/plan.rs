@@ -2,7 +2,8 @@
 //!
 //! A golden plan is compared as a whole. What the caller's ids decide is marked in it: `<uid>` and `<gid>` stand for
 //! the caller's, and a line that starts with `<root>` or `<user>` is there only for a caller that is root, or that is
-//! not. What every plan has in common is spelled out once, in the plan of the default sandbox, and is a word in the
+//! not; one that starts with `<leaves>`, only for root that can leave its groups. The caller is in no groups but its
+//! own, unless a test says otherwise. What every plan has in common is spelled out once, in the plan of the default sandbox, and is a word in the
 //! others: `<proc>`, `<dev>`, `<state>`. Empty lines count for nothing.
 
 use std::fmt::Write as _;
@@ -14,6 +15,7 @@ use std::process::Command as Process;
 use belljar::{Command, ErrorKind, IdMap, Layer, Namespaces, Network, Rootfs, Sandbox, Stdio, Tmpfs};
 
 use crate::harness::{children, is_root, open_fds, real, temp_dir};
+use crate::skip;
 
 const PROC: &str = "
   mount         proc /proc
@@ -27,7 +29,9 @@ const PROC: &str = "
   mount         mask /proc/scsi
   mount         mask /proc/timer_list
   mount         mask /proc/timer_stats
+  mount         mask /proc/kpagecgroup
   mount         mask /proc/kpagecount
+  mount         mask /proc/kpageflags
   mount         read-only /proc/bus
   mount         read-only /proc/fs
   mount         read-only /proc/irq
@@ -83,8 +87,11 @@ const STATE: &str = "
 /// The start of a plan in which the first process inside writes the maps.
 const OWN_MAPS: &str = "
 host:
-  namespaces    clone cell user,mount,pid,net,ipc,uts,cgroup
+  namespaces    clone cell user,mount,ipc,uts,cgroup
 cell:
+  namespaces    unshare pid
+  namespaces    clone init
+init:
   ids           write /proc/self/setgroups deny
   ids           write /proc/self/uid_map <uid> <uid> 1
   ids           write /proc/self/gid_map <gid> <gid> 1
@@ -97,12 +104,14 @@ cell:
 /// The rest of it, from the last mount on.
 const REST: &str = "
   mount         seal /
+  network       setns net
   mount         pivot_root
   exec          execveat init
-program:
-<root>  ids           setgroups none
-  namespaces    setns cell user,mount,pid,net,ipc,uts,cgroup
+cell:
+  namespaces    unshare net
+  network       pass net to init
   namespaces    clone program
+program:
   process       setsid
   fds           dup null -> 0
   fds           dup null -> 1
@@ -128,13 +137,20 @@ fn caller() -> (u32, u32) {
     (uid, gid)
 }
 
+/// The marks of lines that are there for this caller, and of those that are not.
+fn marks() -> [Vec<&'static str>; 2] {
+    let marks = [("<root>", is_root()), ("<user>", !is_root()), ("<leaves>", leaves_groups())];
+    [true, false].map(|kept| marks.iter().filter(|(_, holds)| *holds == kept).map(|(mark, _)| *mark).collect())
+}
+
 /// What a golden plan reads like for this caller.
 fn expand(golden: &str) -> String {
     let (uid, gid) = caller();
-    let (kept, dropped) = if is_root() { ("<root>", "<user>") } else { ("<user>", "<root>") };
+    let [kept, dropped] = marks();
     let mut text = String::new();
-    for line in golden.lines().filter(|line| !line.is_empty() && !line.starts_with(dropped)) {
-        match line.strip_prefix(kept).unwrap_or(line) {
+    let there = |line: &&str| !line.is_empty() && !dropped.iter().any(|mark| line.starts_with(mark));
+    for line in golden.lines().filter(there) {
+        match kept.iter().find_map(|mark| line.strip_prefix(mark)).unwrap_or(line) {
             "<proc>" => text.push_str(&PROC[1..]),
             "<dev>" => text.push_str(&DEV[1..]),
             "<state>" => text.push_str(&STATE[1..]),
@@ -142,6 +158,27 @@ fn expand(golden: &str) -> String {
         }
     }
     text.replace("<uid>", &uid.to_string()).replace("<gid>", &gid.to_string())
+}
+
+/// Puts the calling thread, and no other, into these groups. Only root can, and not where user_namespaces(7) denies it.
+fn set_groups(groups: &[libc::gid_t]) -> bool {
+    // SAFETY: The kernel reads as many ids as are given.
+    unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) == 0 }
+}
+
+/// Runs `body` in a thread that is in these groups, as far as the caller can have that.
+fn in_groups<T: Send>(groups: &[libc::gid_t], body: impl FnOnce(bool) -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(|| body(set_groups(groups))).join()).unwrap()
+}
+
+/// Whether the caller is root, and can leave its groups.
+fn leaves_groups() -> bool {
+    in_groups(&[], |set| set)
+}
+
+/// The plan for a caller in no groups but its own.
+fn plan(command: &Command) -> String {
+    in_groups(&[], |_| command.plan().unwrap().to_string())
 }
 
 /// The command of the golden plans: its plan does not depend on the host's streams.
@@ -153,8 +190,12 @@ fn program(sandbox: &Sandbox) -> Command {
 
 #[track_caller]
 fn assert_plan(command: &Command, golden: &str) {
-    let (plan, golden) = (command.plan().unwrap().to_string(), expand(golden));
-    assert!(plan == golden, "{}", difference(&plan, &golden));
+    assert_same(&plan(command), &expand(golden));
+}
+
+#[track_caller]
+fn assert_same(plan: &str, golden: &str) {
+    assert!(plan == golden, "{}", difference(plan, golden));
 }
 
 /// Both plans, with the first line that differs.
@@ -264,7 +305,7 @@ host:
   namespaces    clone program
 program:
 {PROGRAM}<root>  capabilities  securebits 0xef
-<root>  ids           setgroups none
+<leaves>  ids           setgroups none
 <root>  capabilities  bounding set none
 <root>  capabilities  ambient set none
   capabilities  capset none
@@ -276,6 +317,9 @@ program:
     );
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::empty())), &golden);
 }
+
+/// The caller's own map, written from outside.
+const CALLERS_MAPS: &str = "  ids           write uid_map <uid> <uid> 1; write gid_map <gid> <gid> 1";
 
 #[test]
 fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
@@ -302,26 +346,37 @@ fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
   process       signals default
   exec          execve /program []
 ";
-    // Root's groups can't be left inside: somebody has to hold the namespace while they are.
     let golden = format!(
         "
 host:
-<user>  namespaces    clone program user,mount,net,ipc,uts,cgroup
-<root>  namespaces    clone holder user
-<root>holder:
-<root>  exec          execveat init
-<root>host:
-<root>  ids           write uid_map 0 0 1; write gid_map <gid> <gid> 1
+  namespaces    clone program user,mount,net,ipc,uts,cgroup
 program:
-<root>  ids           setgroups none
-<root>  namespaces    setns holder user
-<root>  namespaces    clone program mount,net,ipc,uts,cgroup
-<user>  ids           write /proc/self/setgroups deny
-<user>  ids           write /proc/self/uid_map <uid> <uid> 1
-<user>  ids           write /proc/self/gid_map <gid> <gid> 1
+  ids           write /proc/self/setgroups deny
+  ids           write /proc/self/uid_map <uid> <uid> 1
+  ids           write /proc/self/gid_map <gid> <gid> 1
 {names}{mounts}{PROGRAM}{rest}"
     );
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::default() - Namespaces::PID)), &golden);
+    // A process has to be in the user namespace already to make one for times, and the program would see the holder.
+    let golden = format!(
+        "
+host:
+  namespaces    clone holder user
+holder:
+  exec          execveat init
+host:
+{CALLERS_MAPS}
+  namespaces    clone cell
+cell:
+<leaves>  ids           setgroups none
+  namespaces    setns holder user
+  namespaces    kill holder
+  namespaces    unshare time
+  namespaces    clone program mount,net,ipc,uts,cgroup
+program:
+{names}{mounts}{PROGRAM}{rest}"
+    );
+    assert_plan(&program(&Sandbox::new().namespaces(Namespaces::all() - Namespaces::PID)), &golden);
 }
 
 #[test]
@@ -337,10 +392,11 @@ fn a_time_namespace_starts_with_the_program() {
 fn a_loopback_of_its_own_and_the_hosts_network() {
     let tmp = "  mount         tmpfs /tmp size=1073741824 nr_inodes=65536 mode=1777\n";
     let golden = format!("{OWN_MAPS}  mount         root empty\n<proc>\n<dev>\n{tmp}{REST}");
-    let name = "  namespaces    sethostname belljar\n";
-    let loopback = golden.replace(name, &format!("  network       lo up\n{name}"));
+    let start = "program:\n";
+    let loopback = golden.replace(start, &format!("{start}  network       lo up\n"));
     assert_plan(&program(&Sandbox::new().network(Network::Loopback)), &loopback);
-    let host = golden.replace("pid,net,ipc", "pid,ipc");
+    let net = |line: &&str| !line.ends_with("unshare net") && !line.contains("  network ");
+    let host = golden.lines().filter(net).collect::<Vec<_>>().join("\n");
     assert_plan(&program(&Sandbox::new().network(Network::Host)), &host);
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::default() - Namespaces::NET)), &host);
 }
@@ -357,8 +413,11 @@ fn without_a_user_namespace_the_mounts_are_cut_off_and_only_root_can() {
     let tmp = "  mount         tmpfs /tmp size=1073741824 nr_inodes=65536 mode=1777\n";
     let start = "
 host:
-  namespaces    clone cell mount,pid,net,ipc,uts,cgroup
+  namespaces    clone cell mount,ipc,uts,cgroup
 cell:
+  namespaces    unshare pid
+  namespaces    clone init
+init:
   namespaces    sethostname belljar
   namespaces    setdomainname (none)
   mount         private /
@@ -367,10 +426,7 @@ cell:
   mount         root empty
 ";
     // The groups are left inside: nothing denies that without a user namespace.
-    let rest = REST
-        .replace("<root>  ids           setgroups none\n", "")
-        .replace("setns cell user,", "setns cell ")
-        .replace("securebits 0xef\n", "securebits 0xef\n  ids           setgroups none\n");
+    let rest = REST.replace("securebits 0xef\n", "securebits 0xef\n<leaves>  ids           setgroups none\n");
     assert_plan(&command, &format!("{start}<proc>\n<dev>\n{tmp}{rest}"));
 }
 
@@ -403,17 +459,11 @@ fn the_caller_is_the_user_asked_for() {
     assert_plan(&program(&mapped.user(1234, 2345)), &golden);
 }
 
-/// The plan of maps that are written from outside: their text, and how it goes on from the cell's clone.
-fn written_outside(maps: &str, cell: &str, program: &str) -> String {
+/// The plan of maps that are written from outside: their text, how the cell is cloned, how init starts, and how the
+/// program changes its ids, the groups first.
+fn written_outside(maps: &str, clone: &str, init: &str, change: &str) -> String {
     let tmp = "  mount         tmpfs /tmp size=1073741824 nr_inodes=65536 mode=1777\n";
-    let (groups, change) = match program.is_empty() {
-        true => ("<user>  ids           setgroups none\n", String::new()),
-        false => ("<user>  ids           setgroups none\n", format!("{program}\n")),
-    };
-    let copied = if program.is_empty() { "" } else { " in copied memory" };
-    let rest = REST
-        .replace("clone program\n", &format!("clone program{copied}\n"))
-        .replace("securebits 0xef\n", &format!("securebits 0xef\n{groups}{change}"));
+    let rest = REST.replace("securebits 0xef\n", &format!("securebits 0xef\n{change}\n"));
     format!(
         "
 host:
@@ -422,9 +472,14 @@ holder:
   exec          execveat init
 host:
 {maps}
+  namespaces    {clone}
 cell:
+<leaves>  ids           setgroups none
   namespaces    setns holder user
-{cell}
+  namespaces    unshare mount,pid,ipc,uts,cgroup
+  namespaces    clone init
+init:
+{init}
   namespaces    sethostname belljar
   namespaces    setdomainname (none)
   process       umask 022
@@ -447,11 +502,29 @@ fn maps_of_several_lines_are_written_while_a_process_holds_the_namespace() {
     let maps = "
 <root>  ids           write uid_map 0 <uid> 1, 1 100000 65536; write gid_map 0 <gid> 1, 1 200000 65536
 <user>  ids           newuidmap uid_map 0 <uid> 1, 1 100000 65536; newgidmap gid_map 0 <gid> 1, 1 200000 65536";
-    let cell = "  namespaces    clone cell mount,pid,net,ipc,uts,cgroup";
-    assert_plan(&program(&sandbox), &written_outside(maps, cell, ""));
-    // Another id than the one that the caller is inside: the program's process changes, in memory of its own.
-    let change = "  ids           setresgid 8\n  ids           setresuid 7";
-    assert_plan(&program(&sandbox.user(7, 8)), &written_outside(maps, cell, change));
+    assert_plan(&program(&sandbox), &written_outside(maps, "clone cell", "", HELPERS_GROUPS));
+    // Another id than the one that the caller is inside: the program's process changes, in memory that is not the host's.
+    let change = format!("{HELPERS_GROUPS}\n  ids           setresgid 8\n  ids           setresuid 7");
+    let golden = written_outside(maps, "clone cell in copied memory", "", &change);
+    assert_plan(&program(&sandbox.user(7, 8)), &golden);
+}
+
+/// Where newgidmap(1) has written the map, groups can be left inside, and only there.
+const HELPERS_GROUPS: &str = "<user>  ids           setgroups none";
+
+#[test]
+fn root_leaves_its_groups_before_it_enters_a_user_namespace() {
+    crate::for_root!();
+    if !leaves_groups() {
+        skip!("only root can have other groups, and leave them");
+    }
+    let command = program(&Sandbox::new());
+    let (_, gid) = caller();
+    let [own, others] = [&[gid][..], &[gid, 12_345]]
+        .map(|groups| in_groups(groups, |set| set.then(|| command.plan().unwrap().to_string())).unwrap());
+    assert_same(&others, &expand(&written_outside(CALLERS_MAPS, "clone cell", "", "")));
+    assert_same(&own, &plan(&command));
+    assert_ne!(own, others);
 }
 
 #[test]
@@ -461,11 +534,9 @@ fn a_caller_who_is_not_mapped_changes_its_ids_before_the_root_is_built() {
 <root>  ids           write uid_map 5 100000 10; write gid_map 6 100000 10
 <user>  ids           newuidmap uid_map 5 100000 10; newgidmap gid_map 6 100000 10";
     let change = "  ids           setresgid 6\n  ids           setresuid 5";
-    let cell = format!(
-        "  namespaces    clone cell mount,pid,net,ipc,uts,cgroup in copied memory\n  \
-         capabilities  securebits 0xef\n{change}"
-    );
-    assert_plan(&program(&sandbox), &written_outside(maps, &cell, change));
+    let init = format!("  capabilities  securebits 0xef\n{change}");
+    let groups = format!("{HELPERS_GROUPS}\n{change}");
+    assert_plan(&program(&sandbox), &written_outside(maps, "clone cell in copied memory", &init, &groups));
 }
 
 #[test]
@@ -563,15 +634,26 @@ fn steps(plan: &str) -> Vec<(String, String, String)> {
     steps
 }
 
+/// The plans of all policies; those of root also for a caller in more groups than its own.
+fn plans() -> Vec<(String, String)> {
+    let mut plans: Vec<_> = policies().iter().map(|(policy, command)| (policy.clone(), plan(command))).collect();
+    let in_more = |(policy, command): (String, Command)| {
+        let plan = in_groups(&[12_345], |set| set.then(|| command.plan().unwrap().to_string()));
+        Some((format!("{policy}, in groups"), plan?))
+    };
+    plans.extend(policies().into_iter().filter_map(in_more));
+    plans
+}
+
 const LAYERS: [&str; 9] = ["namespaces", "ids", "mount", "network", "fds", "limits", "capabilities", "process", "exec"];
 
 #[test]
 fn in_every_plan_each_step_has_a_process_a_layer_and_words() {
-    let policies = policies();
-    assert!(policies.len() >= 15, "{}", policies.len());
-    for (policy, command) in policies {
-        for (process, layer, step) in steps(&command.plan().unwrap().to_string()) {
-            assert!(["host", "holder", "cell", "program"].contains(&process.as_str()), "{policy}: {process}");
+    let plans = plans();
+    assert!(plans.len() >= 15, "{}", plans.len());
+    for (policy, plan) in plans {
+        for (process, layer, step) in steps(&plan) {
+            assert!(["host", "holder", "cell", "init", "program"].contains(&process.as_str()), "{policy}: {process}");
             assert!(LAYERS.contains(&layer.as_str()), "{policy}: {layer}: {step}");
             assert!(!step.is_empty(), "{policy}: {layer}");
         }
@@ -580,21 +662,22 @@ fn in_every_plan_each_step_has_a_process_a_layer_and_words() {
 
 #[test]
 fn in_every_plan_the_pivot_comes_after_every_mount() {
-    for (policy, command) in policies() {
-        let steps = steps(&command.plan().unwrap().to_string());
+    for (policy, plan) in plans() {
+        let steps = steps(&plan);
         let pivot = steps.iter().position(|(_, _, step)| step == "pivot_root");
         let last = steps.iter().rposition(|(_, layer, _)| layer == "mount");
         assert_eq!(pivot, last, "{policy}");
-        let made = steps.iter().any(|(_, _, step)| step.starts_with("clone") && step.contains("mount"));
+        let makes = |step: &str| step.starts_with("clone ") || step.starts_with("unshare ");
+        let made = steps.iter().any(|(_, _, step)| makes(step) && step.contains("mount"));
         assert_eq!(pivot.is_some(), made, "{policy}");
     }
 }
 
 #[test]
-fn in_every_plan_no_process_but_the_first_inside_mounts() {
-    for (policy, command) in policies() {
-        let steps = steps(&command.plan().unwrap().to_string());
-        let builder = if steps.iter().any(|(process, ..)| process == "cell") { "cell" } else { "program" };
+fn in_every_plan_only_init_mounts_and_only_without_one_the_program() {
+    for (policy, plan) in plans() {
+        let steps = steps(&plan);
+        let builder = if steps.iter().any(|(process, ..)| process == "init") { "init" } else { "program" };
         for (process, layer, step) in &steps {
             assert!(layer != "mount" || process == builder, "{policy}: {process}: {step}");
         }
@@ -605,9 +688,29 @@ fn in_every_plan_no_process_but_the_first_inside_mounts() {
 }
 
 #[test]
+fn in_every_plan_with_an_init_it_joins_the_network_namespace_that_the_cell_makes() {
+    let mut seen = [false; 2];
+    for (policy, plan) in plans() {
+        let steps = steps(&plan);
+        let at = |process: &str, step: &str| steps.iter().position(|(p, _, s)| p == process && s == step);
+        let Some(init) = at("cell", "clone init") else { continue };
+        let pass = at("cell", "pass net to init");
+        seen[usize::from(pass.is_some())] = true;
+        let made = pass.map(|pass| pass - 1);
+        assert_eq!(at("cell", "unshare net"), made, "{policy}");
+        let joined = at("init", "setns net");
+        assert_eq!(joined.is_some(), made.is_some(), "{policy}");
+        // While init is there, and before the program is; and where /proc is still the host's.
+        assert!(made.is_none_or(|made| init < made && Some(made) < at("cell", "clone program")), "{policy}");
+        let pivot = at("init", "pivot_root");
+        assert!(joined.is_none() || pivot.is_none() || joined.map(|joined| joined + 1) == pivot, "{policy}");
+    }
+    assert_eq!(seen, [true; 2]);
+}
+
+#[test]
 fn in_every_plan_privilege_is_dropped_after_its_last_use_and_never_comes_back() {
-    for (policy, command) in policies() {
-        let plan = command.plan().unwrap().to_string();
+    for (policy, plan) in plans() {
         let steps = steps(&plan);
         let ends: Vec<&str> = steps.iter().rev().take(5).map(|(_, _, step)| step.as_str()).collect();
         // What is left after it needs no privilege, and each is there once.
@@ -626,8 +729,7 @@ fn in_every_plan_privilege_is_dropped_after_its_last_use_and_never_comes_back() 
 
 #[test]
 fn in_every_plan_descriptors_are_closed_and_every_limit_is_set() {
-    for (policy, command) in policies() {
-        let plan = command.plan().unwrap().to_string();
+    for (policy, plan) in plans() {
         assert_eq!(plan.matches("  fds           close_range 3-\n").count(), 1, "{policy}");
         assert_eq!(plan.matches("  process       setsid\n").count(), 1, "{policy}");
         assert!(plan.contains(&STATE[1..]), "{policy}\n{plan}");
