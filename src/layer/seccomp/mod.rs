@@ -8,6 +8,8 @@ mod machine;
 #[cfg(feature = "oci")]
 mod oci;
 mod profile;
+#[cfg(all(test, feature = "oci"))]
+mod profiles;
 mod table;
 
 use std::collections::BTreeMap;

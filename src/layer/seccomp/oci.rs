@@ -4,7 +4,7 @@
 use nix::sys::utsname::uname;
 use serde::Deserialize;
 
-use super::{Action, Operator, Rule, Seccomp, SyscallArg, check};
+use super::{Action, Rule, Seccomp, SyscallArg, check};
 use crate::error::{Error, Layer, Result};
 
 /// This processor, as libseccomp and as Go call it.
