@@ -14,15 +14,15 @@ const ARCH: u32 = 4;
 const ARGS: u32 = 16;
 
 /// Numbers of the x32 mode have this bit; and no mode has numbers as large.
-const TOO_LARGE: u32 = 0x4000_0000;
+pub(super) const TOO_LARGE: u32 = 0x4000_0000;
 
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
-const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
-const IF_EQ: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const IF_GT: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
-const IF_GE: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+pub(super) const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+pub(super) const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
+pub(super) const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+pub(super) const IF_EQ: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+pub(super) const IF_GT: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+pub(super) const IF_GE: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+pub(super) const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 /// Compiles what is decided of each system call; `default` is for those that are not named.
 pub(super) fn compile(rules: &BTreeMap<u32, Clauses>, default: Action) -> Vec<BpfInstruction> {
@@ -180,38 +180,18 @@ fn result(action: Action) -> BpfInstruction {
             Action::Allow => libc::SECCOMP_RET_ALLOW,
             Action::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
             Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+            #[cfg(feature = "oci")]
+            Action::Log => libc::SECCOMP_RET_LOG,
+            #[cfg(feature = "oci")]
+            Action::Trap => libc::SECCOMP_RET_TRAP,
         },
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::machine::{longest_path, run};
     use super::*;
-
-    /// The machine, as the kernel has it for these instructions.
-    pub(in crate::layer::seccomp) fn run(program: &[BpfInstruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
-        let mut data = Vec::new();
-        data.extend(number.to_ne_bytes());
-        data.extend(arch.to_ne_bytes());
-        data.extend(0_u64.to_ne_bytes());
-        args.iter().for_each(|arg| data.extend(arg.to_ne_bytes()));
-        let (mut at, mut a) = (0, 0_u32);
-        loop {
-            let BpfInstruction { code, jt, jf, k } = program[at];
-            at += 1;
-            let mut jump = |condition: bool| at += usize::from(if condition { jt } else { jf });
-            match code {
-                LOAD => a = u32::from_ne_bytes(data[k as usize..k as usize + 4].try_into().unwrap()),
-                AND => a &= k,
-                JUMP => at += k as usize,
-                IF_EQ => jump(a == k),
-                IF_GT => jump(a > k),
-                IF_GE => jump(a >= k),
-                RETURN => return k,
-                _ => panic!("{code:#x}"),
-            }
-        }
-    }
 
     fn holds(arg: &SyscallArg, args: [u64; 6]) -> bool {
         let given = args[usize::from(arg.index)] & arg.mask;
@@ -266,6 +246,8 @@ mod tests {
             };
             assert_eq!(run(&program, AUDIT_ARCH, number, [0; 6]), expected, "{number}");
         }
+        // 1001 ranges: 10 halvings, with a jump behind the comparison of a far one, and five before them.
+        assert!((15..=25).contains(&longest_path(&program)), "{}", longest_path(&program));
     }
 
     #[test]

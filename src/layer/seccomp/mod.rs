@@ -1,7 +1,15 @@
 //! The filter of system calls: seccomp(2).
 
 mod bpf;
+#[cfg(test)]
+mod decisions;
+#[cfg(test)]
+mod machine;
+#[cfg(feature = "oci")]
+mod oci;
 mod profile;
+#[cfg(all(test, feature = "oci"))]
+mod profiles;
 mod table;
 
 use std::collections::BTreeMap;
@@ -17,7 +25,8 @@ use crate::sys::{BpfInstruction, Errno, seccomp_has};
 /// EPERM, and what the filter does not know, being newer, with ENOSYS, on which libcs fall back. System calls of other
 /// processor modes (32-bit, x32) fail with ENOSYS.
 ///
-/// Later rules win over earlier ones. Names that this processor does not have are refused when a command is started.
+/// Later rules win over earlier ones. Names that this processor does not have are refused when a command is started, and so
+/// are conditions that can't be, and more than 32 of them in one rule.
 ///
 /// # Kernel
 ///
@@ -48,6 +57,12 @@ pub(crate) enum Action {
     Allow,
     Errno(u16),
     KillProcess,
+    /// Allows, and has the kernel log it.
+    #[cfg(feature = "oci")]
+    Log,
+    /// Sends SIGSYS to the thread, which may handle it.
+    #[cfg(feature = "oci")]
+    Trap,
 }
 
 /// What the rules say of one system call.
@@ -231,6 +246,9 @@ pub(crate) fn why_none() -> Option<String> {
     Some(format!("this kernel has no filters of system calls: {}", std::io::Error::from_raw_os_error(errno)))
 }
 
+/// A conditional jump goes 255 instructions far, and a condition takes up to seven.
+const MOST_CONDITIONS: usize = 32;
+
 /// What is decided of one system call: the first clause whose conditions all hold.
 pub(crate) type Clauses = Vec<(Vec<SyscallArg>, Action)>;
 
@@ -245,10 +263,7 @@ fn resolve(rules: &[Rule]) -> Result<BTreeMap<u32, Clauses>> {
             let cause = format!("there is no system call {:?} on this processor", rule.name);
             return Err(Error::invalid(Layer::Seccomp, "filter", cause));
         };
-        if let Some(arg) = rule.args.iter().find(|arg| arg.index > 5) {
-            let cause = format!("{} has no argument {}: they are counted from 0 to 5", rule.name, arg.index);
-            return Err(Error::invalid(Layer::Seccomp, "filter", cause));
-        }
+        check(rule)?;
         let clauses = resolved.entry(number).or_default();
         if rule.args.is_empty() {
             clauses.clear();
@@ -256,6 +271,27 @@ fn resolve(rules: &[Rule]) -> Result<BTreeMap<u32, Clauses>> {
         clauses.insert(0, (rule.args.clone(), rule.action));
     }
     Ok(resolved)
+}
+
+/// What no filter can be made of, or only one that means something else.
+fn check(rule: &Rule) -> Result<()> {
+    let invalid = |cause| Err(Error::invalid(Layer::Seccomp, "filter", cause));
+    let Rule { name, args, .. } = rule;
+    if args.len() > MOST_CONDITIONS {
+        return invalid(format!(
+            "a rule has at most {MOST_CONDITIONS} conditions, and this one of {name} {}",
+            args.len()
+        ));
+    }
+    if let Some(arg) = args.iter().find(|arg| arg.index > 5) {
+        return invalid(format!("{name} has no argument {}: they are counted from 0 to 5", arg.index));
+    }
+    match args.iter().find(|arg| arg.value & !arg.mask != 0) {
+        Some(arg) => {
+            invalid(format!("a rule of {name} never holds: {:#x} has bits outside of {:#x}", arg.value, arg.mask))
+        }
+        None => Ok(()),
+    }
 }
 
 fn instructions(raw: &[u8]) -> Result<Vec<BpfInstruction>> {

@@ -12,7 +12,7 @@ const ENOSYS: Action = Action::Errno(libc::ENOSYS as u16);
 pub(super) const UNKNOWN: Action = ENOSYS;
 
 /// What is refused, whatever the arguments.
-const REFUSED: [(&str, Action, &[&str]); 14] = [
+const REFUSED: [(&str, Action, &[&str]); 15] = [
     ("keyrings are shared with other processes of the user", EPERM, &["add_key", "keyctl", "request_key"]),
     ("code in the kernel", EPERM, &["bpf"]),
     ("measures other processes", EPERM, &["perf_event_open"]),
@@ -63,7 +63,7 @@ const REFUSED: [(&str, Action, &[&str]); 14] = [
     ),
     ("namespaces of others", EPERM, &["setns"]),
     (
-        "traces, reads and writes other processes",
+        "traces, reads and steers other processes; and PTRACE_TRACEME would stop before the host",
         EPERM,
         &[
             "ptrace",
@@ -84,6 +84,29 @@ const REFUSED: [(&str, Action, &[&str]); 14] = [
         EPERM,
         &["modify_ldt", "ustat", "sysfs", "migrate_pages", "move_pages", "vmsplice"],
     ),
+    (
+        "numbers of what newer kernels have no more, or none has ever had",
+        ENOSYS,
+        &[
+            "uselib",
+            "_sysctl",
+            "create_module",
+            "get_kernel_syms",
+            "query_module",
+            "nfsservctl",
+            "getpmsg",
+            "putpmsg",
+            "afs_syscall",
+            "tuxcall",
+            "security",
+            "set_thread_area",
+            "get_thread_area",
+            "lookup_dcookie",
+            "epoll_ctl_old",
+            "epoll_wait_old",
+            "vserver",
+        ],
+    ),
 ];
 
 /// Flags of clone(2) and unshare(2) that make namespaces.
@@ -102,12 +125,16 @@ const CLONE_NAMESPACES: u64 = NAMESPACES & !(libc::CLONE_NEWTIME as u64);
 /// The kernel takes these arguments as 32 bits.
 const LOW: u64 = 0xffff_ffff;
 
-/// Execution domains: plain Linux with or without UNAME26 and SHORT_INODE's neighbour, and the question for the current.
+/// Execution domains: PER_LINUX and PER_LINUX32, each also with UNAME26, and the question for the current one. None of them
+/// weakens the program's memory as ADDR_NO_RANDOMIZE and READ_IMPLIES_EXEC do.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, LOW];
 
-/// What arch_prctl(2) is needed for: thread pointers, and the state that AMX and shadow stacks ask for.
+/// What arch_prctl(2) is needed for: thread pointers (ARCH_SET_GS to ARCH_GET_GS), AMX (ARCH_GET_XCOMP_SUPP to
+/// ARCH_REQ_XCOMP_PERM), and what dynamic linkers do about shadow stacks (ARCH_CET_STATUS; ARCH_SHSTK_ENABLE, DISABLE for a
+/// library without, LOCK, STATUS).
 #[cfg(target_arch = "x86_64")]
-const ARCH_PRCTL: [u64; 10] = [0x1001, 0x1002, 0x1003, 0x1004, 0x1021, 0x1022, 0x1023, 0x3001, 0x5001, 0x5005];
+const ARCH_PRCTL: [u64; 12] =
+    [0x1001, 0x1002, 0x1003, 0x1004, 0x1021, 0x1022, 0x1023, 0x3001, 0x5001, 0x5002, 0x5003, 0x5005];
 
 /// Sockets of these families: Unix, IPv4, IPv6.
 const FAMILIES: [i32; 3] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
@@ -131,8 +158,8 @@ pub(super) fn rules() -> Vec<Rule> {
     rules.push(rule("clone3", &[], ENOSYS));
     rules.push(rule("unshare", &[], EPERM));
     rules.push(rule("unshare", &[SyscallArg::masked_eq(0, NAMESPACES, 0)], Action::Allow));
-    // Input that the caller's shell would read.
-    for request in [libc::TIOCSTI as u64, 0x541c] {
+    // Input that the caller's shell would read: TIOCSTI, and the pasting of TIOCLINUX.
+    for request in [libc::TIOCSTI as u64, libc::TIOCLINUX as u64] {
         rules.push(rule("ioctl", &[SyscallArg::masked_eq(1, LOW, request)], EPERM));
     }
     rules.push(rule("personality", &[], EPERM));
@@ -140,7 +167,8 @@ pub(super) fn rules() -> Vec<Rule> {
         rules.push(rule("personality", &[SyscallArg::masked_eq(0, LOW, domain)], Action::Allow));
     }
     for name in ["socket", "socketpair"] {
-        // vsock reaches the hypervisor, packet every frame, alg the kernel's ciphers.
+        // vsock reaches the hypervisor, packet every frame, alg the kernel's ciphers. The number is the one of a kernel
+        // without the family, on which programs go on.
         rules.push(rule(name, &[], Action::Errno(libc::EAFNOSUPPORT as u16)));
         for family in FAMILIES {
             rules.push(rule(name, &[SyscallArg::masked_eq(0, LOW, family as u64)], Action::Allow));
