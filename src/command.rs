@@ -131,7 +131,8 @@ impl Command {
     ///
     /// As for `spawn`, as far as the policy and the files of the host show it.
     pub fn plan(&self) -> Result<Plan> {
-        compile(self, self.streams(&Stdio::inherit(), &Stdio::inherit()))
+        let (plan, _) = compile(self, self.streams(&Stdio::inherit(), &Stdio::inherit()))?;
+        Ok(plan)
     }
 
     /// Starts the program. `Ok` means that it is executing, inside, fully confined.
@@ -170,8 +171,8 @@ impl Command {
 
     fn spawn_with(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
         let started = std::time::Instant::now();
-        let plan = compile(self, self.streams(input, output))?;
-        spawn(&plan, started)
+        let (plan, report) = compile(self, self.streams(input, output))?;
+        spawn(&plan, report, started)
     }
 
     fn streams<'a>(&'a self, input: &'a Stdio, output: &'a Stdio) -> [&'a Stdio; 3] {

@@ -3,7 +3,7 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Layer, Result};
@@ -20,20 +20,20 @@ use crate::report::Report;
 use crate::sandbox::Sandbox;
 use crate::sys::CStringArray;
 
-/// Lowers a command and its policy to a plan.
-pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<Plan> {
+/// Lowers a command and its policy to a plan, and tells which layers are in force once it is carried out.
+pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     let policy = Resolved::new(&command.sandbox)?;
     let mut inside = Vec::new();
     policy.lower_cell(&mut inside)?;
     let mut program = Vec::new();
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
-    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, report };
+    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given };
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
         true => policy.arrange_cell(inside, program, &mut plan),
         false => policy.arrange_single(inside, program, &mut plan),
     }
-    Ok(plan)
+    Ok((plan, report))
 }
 
 /// A policy with its defaults filled in, for the caller at hand.
@@ -176,17 +176,19 @@ impl<'a> Resolved<'a> {
 
     /// The rules that say in Landlock's terms what the steps inside have mounted.
     fn lower_landlock(&self, inside: &[Step]) -> Result<landlock::Lowered> {
-        let is_at = |at: &Inside, path: &CStr| at.path.as_c_str() == path;
+        let devices = inside.iter().any(|step| matches!(step, Step::Devpts { .. }));
+        // The tmpfs of our own devices is read-only in the end.
+        let sealed = |at: &Inside| devices && at.path.as_c_str() == c"/dev";
         let writable = |step: &Step| match step {
-            Step::Bind { at, attributes, .. } if attributes & (attr::READ_ONLY | attr::NO_DEV) == attr::NO_DEV => {
+            Step::Bind { at, attributes, .. } if attributes & attr::READ_ONLY == 0 => {
                 Some((at.path.clone(), at.kind == InsideKind::Dir))
             }
-            Step::Tmpfs { at, .. } if !is_at(at, c"/dev") => Some((at.path.clone(), true)),
+            Step::Tmpfs { at, .. } if !sealed(at) => Some((at.path.clone(), true)),
             _ => None,
         };
         let setting = landlock::Setting {
             writable: self.has(Namespaces::MOUNT).then(|| inside.iter().filter_map(writable).collect()),
-            devices: inside.iter().any(|step| matches!(step, Step::Devpts { .. })),
+            devices,
             proc: inside.iter().any(|step| matches!(step, Step::Proc { .. })),
             no_network: self.network == Network::None,
         };

@@ -12,8 +12,6 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::report::Report;
-
 pub(crate) use hint::hint;
 pub(crate) use step::{
     Content, Escaped, Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, attr, os,
@@ -41,8 +39,6 @@ pub struct Plan {
     pub(crate) program: Launch,
     /// What is opened for the program; [`Step::Install`] has indices into it.
     pub(crate) given: Vec<Given>,
-    /// Which layers are in force when the program runs.
-    pub(crate) report: Report,
 }
 
 /// A descriptor for the program, before it is opened.

@@ -26,7 +26,7 @@ pub(crate) use process::{Cell, Process};
 pub(crate) use trial::attempt;
 
 /// Carries a plan out.
-pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
+pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(plan)?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
@@ -49,7 +49,7 @@ pub(crate) fn spawn(plan: &Plan, started: Instant) -> Result<Child> {
     };
     arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
-    Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: plan.report.clone() }))
+    Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: holds }))
 }
 
 /// A place for every file system that the plan makes.

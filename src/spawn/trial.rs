@@ -6,7 +6,6 @@ use super::{BlockedSignals, arena, children, diagnosis, own_devices};
 use crate::error::Result;
 use crate::plan::{Launch, Plan, Step};
 use crate::postfork::Context;
-use crate::report::Report;
 use crate::sys::{self, Errno};
 
 /// Takes `steps` in a process of their own, the first of which clones it, and says which one failed and why.
@@ -14,7 +13,7 @@ use crate::sys::{self, Errno};
 /// Nothing is left of it: namespaces and mounts end with the process, and the process has ended on return.
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let program = Launch { clone: 0, body: 1..steps.len() };
-    let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), report: Report::default() };
+    let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new() };
     let own = own_devices(&plan);
     let context = Context { lifeline: -1, lifeline_host: -1, init: &[], holder: -1, given: &[], own: &own };
     let arena = arena::take(&plan)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use belljar::{Rootfs, Sandbox};
+use belljar::{Landlock, Rootfs, Sandbox, Seccomp};
 
 /// Says why a test does not run here, and fails where everything has to.
 #[macro_export]
@@ -59,6 +59,11 @@ pub(crate) fn token() -> String {
 /// The host's userland, with no network: what most tests run a shell in.
 pub(crate) fn host() -> Sandbox {
     Sandbox::new().rootfs(Rootfs::host())
+}
+
+/// The same sandbox without Landlock and without a filter of system calls: what is left are namespaces and mounts.
+pub(crate) fn namespaces_alone(sandbox: &Sandbox) -> Sandbox {
+    sandbox.clone().landlock(Landlock::off()).seccomp(Seccomp::off())
 }
 
 /// Runs a shell script in a sandbox, and returns what it wrote to standard output. It must succeed.

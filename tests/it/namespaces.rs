@@ -6,10 +6,10 @@
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use belljar::{Command, ErrorKind, Layer, Namespaces, Sandbox, Stdio};
+use belljar::{Command, ErrorKind, Landlock, Layer, Namespaces, Sandbox, Stdio};
 
 use crate::again::{again, is_again};
-use crate::harness::{host, is_root, sh, token};
+use crate::harness::{host, is_root, namespaces_alone, sh, token};
 use crate::probe::{inside, outside};
 
 const FILES: [(Namespaces, &str); 8] = [
@@ -179,8 +179,9 @@ fn objects_of_ipc_stay_apart() {
         [libc::shmget(key, 0, 0), libc::semget(key, 0, 0), libc::msgget(key, 0)]
     };
     assert_eq!(left, [-1; 3]);
-    // The control: without the namespace they are there.
-    let told = inside(&Sandbox::new().namespaces(Namespaces::default() - Namespaces::IPC), &args);
+    // The control: without the namespace they are there. To Landlock, a queue is a file that no rule allows.
+    let shared = Sandbox::new().namespaces(Namespaces::default() - Namespaces::IPC).landlock(Landlock::off());
+    let told = inside(&shared, &args);
     for name in ["shm", "sem", "msg", "mq"] {
         assert_eq!(told.errno(name), 0, "{name}");
     }
@@ -219,7 +220,7 @@ fn no_signal_reaches_the_host() {
     // The control. To everybody is left out there: it would reach everybody.
     let told = outside(&["trace-child"]);
     assert_eq!(told.errno("pidfd_getfd"), 0);
-    let shared = Sandbox::new().namespaces(Namespaces::USER);
+    let shared = Sandbox::new().namespaces(Namespaces::USER).landlock(Landlock::off());
     let mut command = shared.command("sh");
     let status = command.args(["-c", &format!("kill -USR1 {pid}")]).status().unwrap();
     assert!(status.success());
@@ -251,8 +252,14 @@ fn a_sibling_is_not_seen_and_not_reached() {
     assert!(!String::from_utf8_lossy(&told).contains(&word));
     // Nor by the ids that the host knows it by.
     for pid in [sibling.id(), std::process::id()] {
-        inside(&Sandbox::new(), &["trace", &pid.to_string()]).refused(&[libc::ENOENT, libc::ESRCH], &[]);
-        inside(&Sandbox::new(), &["signals", &pid.to_string()]).refused(&[libc::ESRCH], &["parent", "kill-all"]);
+        let pid = pid.to_string();
+        let unknown = [libc::ENOENT, libc::ESRCH];
+        inside(&namespaces_alone(&Sandbox::new()), &["trace", &pid]).refused(&unknown, &[]);
+        // The filter does not look who is meant.
+        inside(&Sandbox::new(), &["trace", &pid]).refused(&[libc::ENOENT, libc::ESRCH, libc::EPERM], &[]);
+        for sandbox in [Sandbox::new(), namespaces_alone(&Sandbox::new())] {
+            inside(&sandbox, &["signals", &pid]).refused(&[libc::ESRCH], &["parent", "kill-all"]);
+        }
     }
     assert!(sibling.try_wait().unwrap().is_none(), "it runs on, unharmed");
     sibling.kill().unwrap();
@@ -271,9 +278,10 @@ fn init_can_not_be_read_traced_or_ended_from_inside() {
     let policies = [Sandbox::new(), Sandbox::new().user(0, 0), Sandbox::new().user(5, 5)];
     let root = Sandbox::new().namespaces(Namespaces::default() - Namespaces::USER);
     for sandbox in policies.into_iter().chain(is_root().then_some(root)) {
-        let told = inside(&sandbox, &["trace", "1"]);
-        told.refused(&[libc::EPERM, libc::EACCES], &[]);
-        // The control: what is its own to trace, it can.
+        inside(&sandbox, &["trace", "1"]).refused(&[libc::EPERM, libc::EACCES], &[]);
+        let sandbox = namespaces_alone(&sandbox);
+        inside(&sandbox, &["trace", "1"]).refused(&[libc::EPERM, libc::EACCES], &[]);
+        // The control: what is its own to trace, it can, if nothing forbids tracing as such.
         let told = inside(&sandbox, &["trace-child"]);
         told.granted(&["stack", "attach"]);
     }

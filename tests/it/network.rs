@@ -4,9 +4,9 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-use belljar::{Namespaces, Network, Sandbox};
+use belljar::{Landlock, Namespaces, Network, Sandbox};
 
-use crate::harness::{host, sh, token};
+use crate::harness::{host, namespaces_alone, sh, token};
 use crate::probe::{Told, inside, outside};
 
 /// What listens on the host, and counts who comes.
@@ -52,10 +52,15 @@ fn without_a_network_nothing_is_reached_not_even_itself() {
     let came = outside(&["connects", &listeners.port(), &listeners.name]);
     assert_eq!(came.errno("tcp4"), 0);
     assert_eq!(listeners.came()[..1], [1], "the control");
-    for sandbox in [Sandbox::new(), Sandbox::new().network(Network::None), Sandbox::new().user(0, 0)] {
+    let policies = [Sandbox::new(), Sandbox::new().network(Network::None), Sandbox::new().user(0, 0)];
+    for (sandbox, alone) in
+        policies.iter().flat_map(|policy| [(policy.clone(), false), (namespaces_alone(policy), true)])
+    {
         let told = listeners.tried_inside(&sandbox);
         assert_eq!(listeners.came(), [0, 0, 0]);
-        let unreachable = [libc::ENETUNREACH, libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT, libc::ECONNREFUSED];
+        let mut unreachable = vec![libc::ENETUNREACH, libc::EADDRNOTAVAIL, libc::EAFNOSUPPORT, libc::ECONNREFUSED];
+        // Landlock denies TCP as such, before there is a look for a way.
+        unreachable.extend((!alone).then_some(libc::EACCES));
         for name in ["tcp4", "tcp6", "metadata", "self"] {
             assert!(unreachable.contains(&told.errno(name)), "{name}: {}", told.errno(name));
         }
@@ -108,10 +113,18 @@ fn the_hosts_network_is_had_by_name_only() {
         [Sandbox::new().network(Network::Host), Sandbox::new().namespaces(Namespaces::default() - Namespaces::NET)]
     {
         let told = listeners.tried_inside(&sandbox);
-        assert_eq!([told.errno("tcp4"), told.errno("abstract")], [0, 0]);
+        let told_alone = listeners.tried_inside(&sandbox.clone().landlock(Landlock::off()));
+        assert_eq!([told_alone.errno("tcp4"), told_alone.errno("abstract")], [0, 0]);
         let came = listeners.came();
         assert_eq!([came[0], came[2]], [1, 1]);
-        assert_eq!(told.errno("change-lo"), libc::EPERM, "to use it is not to change it");
+        assert_eq!(told_alone.errno("change-lo"), libc::EPERM, "to use it is not to change it");
+        let told = listeners.tried_inside(&sandbox);
+        assert_eq!([told.errno("tcp4"), told.errno("change-lo")], [0, libc::EPERM]);
+        // Abstract sockets are the host's, and stay there where the kernel's Landlock has scopes.
+        let scoped = belljar::host::probe().landlock_abi().is_some_and(|version| version >= 6);
+        assert_eq!(told.errno("abstract"), if scoped { libc::EPERM } else { 0 });
+        let came = listeners.came();
+        assert_eq!([came[0], came[2]], [1, usize::from(!scoped)]);
     }
     // A resolver's configuration comes with it, and not without.
     let there = std::path::Path::new("/etc/resolv.conf").exists();
