@@ -12,7 +12,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command as Process;
 
-use belljar::{Command, ErrorKind, IdMap, Layer, Namespaces, Network, Rootfs, Sandbox, Stdio, Tmpfs};
+use belljar::{
+    Command, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, Rootfs, Sandbox, Seccomp, Stdio, Tmpfs,
+};
 
 use crate::harness::{children, is_root, open_fds, real, temp_dir};
 use crate::skip;
@@ -181,9 +183,14 @@ fn plan(command: &Command) -> String {
     in_groups(&[], |_| command.plan().unwrap().to_string())
 }
 
+/// Without the layers whose steps depend on the kernel: they have a plan of their own.
+fn unconfined(sandbox: &Sandbox) -> Sandbox {
+    sandbox.clone().landlock(Landlock::off()).seccomp(Seccomp::off())
+}
+
 /// The command of the golden plans: its plan does not depend on the host's streams.
 fn program(sandbox: &Sandbox) -> Command {
-    let mut command = sandbox.command("/program");
+    let mut command = unconfined(sandbox).command("/program");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -549,7 +556,7 @@ fn streams_and_passed_descriptors() {
         let (_, rest) = rest.split_once("close_range 3-\n").unwrap();
         format!("{front}{fds}{rest}")
     };
-    let mut command = Sandbox::new().command("/program");
+    let mut command = unconfined(&Sandbox::new()).command("/program");
     command.stdin(Stdio::piped()).stdout(file()).stderr(Stdio::piped());
     let fds = "
   fds           dup pipe -> 0
@@ -558,7 +565,7 @@ fn streams_and_passed_descriptors() {
   fds           close_range 3-
 ";
     assert_plan(&command, &streams(fds));
-    let mut command = Sandbox::new().command("/program");
+    let mut command = unconfined(&Sandbox::new()).command("/program");
     command.fd(9, file()).fd(3, file()).fd(4, file());
     let fds = "
   fds           inherit 0
@@ -645,7 +652,19 @@ fn plans() -> Vec<(String, String)> {
     plans
 }
 
-const LAYERS: [&str; 9] = ["namespaces", "ids", "mount", "network", "fds", "limits", "capabilities", "process", "exec"];
+const LAYERS: [&str; 11] = [
+    "namespaces",
+    "ids",
+    "mount",
+    "network",
+    "fds",
+    "limits",
+    "capabilities",
+    "landlock",
+    "seccomp",
+    "process",
+    "exec",
+];
 
 #[test]
 fn in_every_plan_each_step_has_a_process_a_layer_and_words() {
@@ -712,7 +731,9 @@ fn in_every_plan_with_an_init_it_joins_the_network_namespace_that_the_cell_makes
 fn in_every_plan_privilege_is_dropped_after_its_last_use_and_never_comes_back() {
     for (policy, plan) in plans() {
         let steps = steps(&plan);
-        let ends: Vec<&str> = steps.iter().rev().take(5).map(|(_, _, step)| step.as_str()).collect();
+        let late = |layer: &str| layer == "landlock" || layer == "seccomp";
+        let others = steps.iter().filter(|(_, layer, _)| !late(layer));
+        let ends: Vec<&str> = others.rev().take(5).map(|(_, _, step)| step.as_str()).collect();
         // What is left after it needs no privilege, and each is there once.
         let end = ["execve /no/such/program []", "signals default", "chdir /", "no_new_privs", "capset none"];
         assert_eq!(ends, end, "{policy}");
@@ -770,4 +791,24 @@ fn a_plan_leaves_no_descriptors_and_no_children_and_needs_no_program() {
     assert_ne!(children(), before.1);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn the_last_layers_come_after_the_last_mount_and_the_filter_last() {
+    let sandbox = Sandbox::new().bind("/usr/share", "/work").bind_ro("/usr/lib", "/lib");
+    let plan = sandbox.command("/program").plan().unwrap().to_string();
+    let step = |line: &str| plan.lines().position(|step| step.trim_start().starts_with(line));
+    if step("landlock").is_none() || step("seccomp").is_none() {
+        skip!("this kernel has no Landlock, or no filters of system calls");
+    }
+    let order: Vec<_> = ["mount         pivot_root", "landlock      ruleset", "capabilities  no_new_privs"]
+        .into_iter()
+        .chain(["landlock      restrict_self", "seccomp       filter", "exec          execve /program"])
+        .map(|line| step(line).unwrap_or_else(|| panic!("{line} in\n{plan}")))
+        .collect();
+    assert!(order.is_sorted(), "{order:?} in\n{plan}");
+    assert_eq!(step("seccomp").map(|at| at + 1), step("exec          execve /program"), "{plan}");
+    // What is mounted writable can be written, and nothing else.
+    let rules: Vec<_> = plan.lines().filter_map(|line| line.trim().strip_prefix("landlock      allow ")).collect();
+    assert_eq!(rules, ["rx /", "rwx /dev", "rwx /proc", "rwx /dev/shm", "rwx /tmp", "rwx /work"]);
 }
