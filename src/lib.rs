@@ -16,7 +16,7 @@
 //! A policy is a plain value. It grows by what the program needs:
 //!
 //! ```no_run
-//! use belljar::{IdMap, Namespaces, Network, Rootfs, Sandbox, Stdio};
+//! use belljar::{IdMap, Namespaces, Network, Rootfs, Sandbox, Seccomp, Stdio};
 //!
 //! let sandbox = Sandbox::new()                            // every namespace, an empty root, no network
 //!     .rootfs(Rootfs::dir("/srv/trixie"))                 // another distribution's userland, read-only
@@ -28,7 +28,8 @@
 //!     .uid_map(IdMap::new(0, 1000, 1))                    // root inside is user 1000 outside
 //!     .gid_map(IdMap::new(0, 1000, 1))
 //!     .hostname("build")
-//!     .network(Network::Loopback);                        // 127.0.0.1 is the sandbox itself
+//!     .network(Network::Loopback)                         // 127.0.0.1 is the sandbox itself
+//!     .seccomp(Seccomp::container().allow(["ptrace"]));   // and a debugger may trace inside
 //!
 //! let mut child = sandbox.command("make")                 // looked for inside
 //!     .arg("test")
@@ -52,10 +53,13 @@
 //!   [`Rootfs::host`] names.
 //! - With [`Network::None`], the default, there is no network, abstract sockets included.
 //! - No signal, ptrace or IPC reaches the outside or another sandbox.
-//! - No privilege is gained: no capability in any set, no_new_privs, root inside is nobody special.
+//! - No privilege is gained: no capability in any set, no_new_privs, root inside is nobody special, no new user namespace.
 //! - Everything inside dies with the handle, with the program, and with the host process; nothing is left on the host.
 //! - The outcome is true: it comes from the kernel, and nothing inside can forge it.
 //! - Of the host process's environment, descriptors, memory and arguments nothing can be seen.
+//!
+//! What can be reached, signalled or gained is held by two layers at least: mounts and Landlock, namespaces and Landlock,
+//! capabilities and the filter of system calls. SECURITY.md names the checks of each guarantee.
 //!
 //! # What does not
 //!
@@ -65,9 +69,12 @@
 //! - Paths of bind sources can be read in `/proc/self/mountinfo`.
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
 //!   nobody drop them there (user_namespaces(7)). Root's are dropped.
-//! - System calls are not filtered yet and Landlock is not used yet: the program may make user namespaces of its own,
-//!   and a program or an interpreter that is a link to `/proc/self/exe` makes the kernel execute the host's
-//!   own program file inside. Memory, processor time and the number of processes are not limited yet.
+//! - A directory that is bound read-only inside of a writable one is held by the mount table alone: Landlock's rules
+//!   only add up.
+//! - The host's session keyring is inherited; that the default filter refuses keyctl(2) and its like is what holds.
+//! - What a layer can't do on an older kernel: [`Child::report`] tells. What Landlock does not cover when it is used alone:
+//!   UDP and other protocols, attributes of files, sockets in the file system.
+//! - Memory, processor time and the number of processes are not limited yet.
 //!
 //! # How it works
 //!
