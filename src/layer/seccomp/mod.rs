@@ -1,15 +1,9 @@
 //! The filter of system calls: seccomp(2).
 
 mod bpf;
-#[cfg(test)]
-mod decisions;
-#[cfg(test)]
-mod machine;
 #[cfg(feature = "oci")]
 mod oci;
 mod profile;
-#[cfg(all(test, feature = "oci"))]
-mod profiles;
 mod table;
 
 use std::collections::BTreeMap;
@@ -319,4 +313,12 @@ fn check_length(program: Vec<BpfInstruction>) -> Result<Vec<BpfInstruction>> {
             Err(Error::invalid(Layer::Seccomp, "filter", cause).with_errno(libc::EINVAL))
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    mod decisions;
+    pub(super) mod machine;
+    #[cfg(feature = "oci")]
+    mod profiles;
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::bpf::TOO_LARGE;
+use super::super::bpf::TOO_LARGE;
+use super::super::{Seccomp, SyscallArg, bpf, resolve, table};
 use super::machine::{longest_path, run};
-use super::{Seccomp, SyscallArg, bpf, resolve, table};
 use crate::sys::{AUDIT_ARCH, BpfInstruction};
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
