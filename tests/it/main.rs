@@ -28,5 +28,7 @@ mod privilege;
 mod probe;
 mod public_api;
 mod root;
+mod seccomp;
 mod threads;
 mod tidy;
+mod toolchains;

@@ -190,7 +190,7 @@ fn result(action: Action) -> BpfInstruction {
 
 #[cfg(test)]
 mod tests {
-    use super::super::machine::{longest_path, run};
+    use super::super::tests::machine::{longest_path, run};
     use super::*;
 
     fn holds(arg: &SyscallArg, args: [u64; 6]) -> bool {

@@ -1,15 +1,9 @@
 //! The filter of system calls: seccomp(2).
 
 mod bpf;
-#[cfg(test)]
-mod decisions;
-#[cfg(test)]
-mod machine;
 #[cfg(feature = "oci")]
 mod oci;
 mod profile;
-#[cfg(all(test, feature = "oci"))]
-mod profiles;
 mod table;
 
 use std::collections::BTreeMap;
@@ -147,10 +141,12 @@ impl Default for Seccomp {
 impl Seccomp {
     /// The default filter, of the strictness of container engines' profiles.
     ///
+    /// What Debian's profile of container engines decides otherwise is listed, with the reasons, in the tests of this crate.
+    ///
     /// Refused are: keyrings; bpf, performance events, userfaultfd; io_uring; kexec and modules; mounts, chroot and
     /// namespaces; tracing and reading other processes; sockets but for Unix, IPv4, IPv6 and routing netlink; feeding
-    /// input to a terminal (TIOCSTI, TIOCLINUX); execution domains (personality) other than plain Linux; and what is
-    /// obsolete, works on the hardware, or sets clocks and names.
+    /// input to a terminal (TIOCSTI, TIOCLINUX); execution domains (personality) other than plain Linux; memory that the
+    /// kernel can't see (memfd_secret); and what is obsolete, works on the hardware, or sets clocks and names.
     pub fn container() -> Self {
         Self { default: Some(profile::UNKNOWN), rules: profile::rules(), raw: Vec::new() }
     }
@@ -319,4 +315,12 @@ fn check_length(program: Vec<BpfInstruction>) -> Result<Vec<BpfInstruction>> {
             Err(Error::invalid(Layer::Seccomp, "filter", cause).with_errno(libc::EINVAL))
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    mod decisions;
+    pub(super) mod machine;
+    #[cfg(feature = "oci")]
+    mod profiles;
 }

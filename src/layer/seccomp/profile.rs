@@ -125,6 +125,9 @@ const CLONE_NAMESPACES: u64 = NAMESPACES & !(libc::CLONE_NEWTIME as u64);
 /// The kernel takes these arguments as 32 bits.
 const LOW: u64 = 0xffff_ffff;
 
+/// What types input that the caller's shell would read: TIOCSTI, and the pasting of TIOCLINUX.
+const TYPING: [u64; 2] = [0x5412, 0x541c];
+
 /// Execution domains: PER_LINUX and PER_LINUX32, each also with UNAME26, and the question for the current one. None of them
 /// weakens the program's memory as ADDR_NO_RANDOMIZE and READ_IMPLIES_EXEC do.
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, LOW];
@@ -158,8 +161,7 @@ pub(super) fn rules() -> Vec<Rule> {
     rules.push(rule("clone3", &[], ENOSYS));
     rules.push(rule("unshare", &[], EPERM));
     rules.push(rule("unshare", &[SyscallArg::masked_eq(0, NAMESPACES, 0)], Action::Allow));
-    // Input that the caller's shell would read: TIOCSTI, and the pasting of TIOCLINUX.
-    for request in [libc::TIOCSTI as u64, libc::TIOCLINUX as u64] {
+    for request in TYPING {
         rules.push(rule("ioctl", &[SyscallArg::masked_eq(1, LOW, request)], EPERM));
     }
     rules.push(rule("personality", &[], EPERM));

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::{Seccomp, SyscallArg, bpf, resolve, table};
 use super::machine::run;
-use super::{Seccomp, bpf, resolve, table};
 use crate::error::ErrorKind;
 use crate::sys::AUDIT_ARCH;
 
@@ -213,7 +213,8 @@ fn every_difference_from_debians_profile_is_listed_with_its_reason() {
 #[test]
 fn operators_are_those_of_libseccomp() {
     let numbers = [0, 1, 41, 42, 43, 1 << 32, (1 << 32) + 42, u64::MAX];
-    let operators: [(&str, fn(u64, u64) -> bool); 6] = [
+    type Holds = fn(u64, u64) -> bool;
+    let operators: [(&str, Holds); 6] = [
         ("NE", |a, b| a != b),
         ("LT", |a, b| a < b),
         ("LE", |a, b| a <= b),
@@ -314,7 +315,7 @@ fn circumstances_are_those_of_a_program_without_capabilities_on_this_kernel() {
 fn names_and_processors_that_are_others_are_left_out_and_rules_of_ones_own_win() {
     let entry = r#"{"name": "read", "names": ["socketcall", "write", "from_the_future"], "action": "SCMP_ACT_ERRNO"}"#;
     let theirs = Seccomp::from_oci_json(&profile(entry)).unwrap();
-    let filter = Filter::of(&theirs.clone().allow(["read"]).deny_if("close", [super::SyscallArg::eq(0, 3)]));
+    let filter = Filter::of(&theirs.clone().allow(["read"]).deny_if("close", [SyscallArg::eq(0, 3)]));
     assert_eq!(filter.answer("read", &[]), ALLOW);
     assert_eq!(filter.answer("write", &[]), errno(1));
     assert_eq!(filter.answer("close", &[3]), errno(1));

@@ -1,10 +1,10 @@
 //! The kernel's classic BPF machine, as far as our filters use it, for tests.
 
-use super::bpf::{AND, IF_EQ, IF_GE, IF_GT, JUMP, LOAD, RETURN};
+use super::super::bpf::{AND, IF_EQ, IF_GE, IF_GT, JUMP, LOAD, RETURN};
 use crate::sys::BpfInstruction;
 
 /// What a filter answers.
-pub(super) fn run(program: &[BpfInstruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
+pub(in super::super) fn run(program: &[BpfInstruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     let mut data = Vec::new();
     data.extend(number.to_ne_bytes());
     data.extend(arch.to_ne_bytes());
@@ -29,7 +29,7 @@ pub(super) fn run(program: &[BpfInstruction], arch: u32, number: u32, args: [u64
 }
 
 /// The most instructions that the machine can take, whatever it is given.
-pub(super) fn longest_path(program: &[BpfInstruction]) -> usize {
+pub(in super::super) fn longest_path(program: &[BpfInstruction]) -> usize {
     let mut longest = vec![0; program.len()];
     for (at, BpfInstruction { code, jt, jf, k }) in program.iter().enumerate().rev() {
         let from = |skipped: usize| longest[at + 1 + skipped];
