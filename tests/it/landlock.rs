@@ -194,6 +194,13 @@ fn a_writable_bind_serves_builds() {
     granted(&sandbox, &attempts.map(str::to_owned));
     refused(&sandbox, &["create /new".into(), "create /dev/new".into()], &[libc::EROFS, libc::EACCES]);
     refused(&sandbox, &words(&["write", "truncate"], "/read/file"), &[libc::EROFS, libc::EACCES]);
+    // Device files are for nobody.
+    let devices = ["mkchar /work/char", "mkblock /work/block"].map(str::to_owned);
+    if version() >= 1 {
+        refused(&sandbox, &devices, &[libc::EACCES]);
+    }
+    let off = sandbox.landlock(Landlock::off());
+    assert_eq!(tried(&off, &devices), [0, libc::EPERM], "without it, one takes no privilege");
 }
 
 #[test]
