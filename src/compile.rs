@@ -158,9 +158,10 @@ impl<'a> Resolved<'a> {
         }
         self.ids.change(steps);
         // Landlock's rules while the capabilities last, which may be needed to look their files up.
-        let landlock = self.lower_landlock(inside)?;
+        let landlock = self.lower_landlock(inside, steps)?;
         steps.extend(landlock.rules);
         capabilities::lower(self.sandbox.capabilities, self.privileged(), steps)?;
+        let restricted = landlock.restrict.is_some();
         // In force after no_new_privs, which allows it, and after the last mount, since it forbids mounting.
         steps.extend(landlock.restrict);
         // The directory without capabilities: the program must be able to go there.
@@ -170,24 +171,31 @@ impl<'a> Resolved<'a> {
         // The filter last: it need not allow what sets a sandbox up, but for execve.
         let seccomp = self.lower_seccomp(steps)?;
         Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?;
-        let report = self.report(landlock.lacking, seccomp);
+        let report = self.report((restricted, landlock.lacking), seccomp);
         Ok((given, report))
     }
 
     /// The rules that say in Landlock's terms what the steps inside have mounted.
-    fn lower_landlock(&self, inside: &[Step]) -> Result<landlock::Lowered> {
+    fn lower_landlock(&self, inside: &[Step], program: &[Step]) -> Result<landlock::Lowered> {
         let devices = inside.iter().any(|step| matches!(step, Step::Devpts { .. }));
         // The tmpfs of our own devices is read-only in the end.
         let sealed = |at: &Inside| devices && at.path.as_c_str() == c"/dev";
-        let writable = |step: &Step| match step {
-            Step::Bind { at, attributes, .. } if attributes & attr::READ_ONLY == 0 => {
-                Some((at.path.clone(), at.kind == InsideKind::Dir))
-            }
-            Step::Tmpfs { at, .. } if !sealed(at) => Some((at.path.clone(), true)),
+        let place = |step: &Step| {
+            let (at, write) = match step {
+                Step::Bind { at, attributes, .. } => (at, attributes & attr::READ_ONLY == 0),
+                Step::Tmpfs { at, .. } => (at, !sealed(at)),
+                Step::Proc { at } | Step::Devpts { at } | Step::Mask { at } | Step::Protect { at } => (at, false),
+                _ => return None,
+            };
+            Some(landlock::Place { path: at.path.clone(), dir: at.kind == InsideKind::Dir, write })
+        };
+        let passed = |step: &Step| match step {
+            Step::Inherit { fd } | Step::Install { fd, .. } => Some(*fd),
             _ => None,
         };
         let setting = landlock::Setting {
-            writable: self.has(Namespaces::MOUNT).then(|| inside.iter().filter_map(writable).collect()),
+            places: self.has(Namespaces::MOUNT).then(|| inside.iter().filter_map(place).collect()),
+            passed: program.iter().filter_map(passed).collect(),
             devices,
             proc: inside.iter().any(|step| matches!(step, Step::Proc { .. })),
             no_network: self.network == Network::None,
@@ -207,7 +215,7 @@ impl<'a> Resolved<'a> {
     }
 
     /// Which layers are in force.
-    fn report(&self, landlock_lacks: Option<String>, seccomp_lacks: Option<String>) -> Report {
+    fn report(&self, (restricted, landlock_lacks): (bool, Option<String>), seccomp_lacks: Option<String>) -> Report {
         let missing = Namespaces::default() - self.own;
         let names: Vec<_> = missing.iter_names().map(|(name, _)| name.to_lowercase()).collect();
         let shared = (!names.is_empty()).then(|| format!("shared with the host: {}", names.join(", ")));
@@ -222,9 +230,8 @@ impl<'a> Resolved<'a> {
         report.add(Layer::Limits, false, None);
         report.add(Layer::Capabilities, false, None);
         let Sandbox { landlock, seccomp, .. } = self.sandbox;
-        let none = landlock_lacks.as_ref().is_some_and(|why| !why.starts_with("ABI"));
         let lacks = off(landlock.is_off(), "switched off by the policy").or(landlock_lacks);
-        report.add(Layer::Landlock, landlock.is_off() || none, lacks);
+        report.add(Layer::Landlock, !restricted, lacks);
         let is_off = seccomp.as_ref().is_some_and(Seccomp::is_off);
         let lacks = off(is_off, "switched off by the policy").or(seccomp_lacks);
         report.add(Layer::Seccomp, lacks.is_some(), lacks);

@@ -3,7 +3,7 @@
 //! The rules are added by the child: they name files by what they are, and those of the sandbox's own file systems
 //! only exist there.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,11 @@ use crate::sys::{Errno, LandlockHandled, landlock_version};
 /// fails.
 ///
 /// What is not protected: a directory that is mounted read-only inside of a writable one is held by the mount alone; file
-/// attributes, such as modes and times, and sockets in the file system are not Landlock's.
+/// attributes, such as modes and times, sockets in the file system, UDP and raw sockets are not Landlock's.
+///
+/// What it takes from programs: they can't mount, nor open POSIX message queues, and a directory that is passed as a
+/// descriptor leads to nothing below it. A passed file can be opened once more, through `/dev/stdout` or `/proc/self/fd`,
+/// for what it is open for already.
 ///
 /// # Kernel
 ///
@@ -67,6 +71,8 @@ mod fs {
     pub(super) const RUN: u64 = READ | EXECUTE;
     /// Writing, and bits 4 to 12: removing and making files of every kind.
     pub(super) const WRITE: u64 = WRITE_FILE | 0x1ff0 | REFER | TRUNCATE;
+    /// Making device files, of characters and of blocks.
+    pub(super) const MAKE_DEVICE: u64 = 1 << 6 | 1 << 11;
     /// What makes sense for something that is no directory.
     pub(super) const FILE: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV;
 }
@@ -87,13 +93,23 @@ const AUDIT: u32 = 7;
 /// What of the policy the rules depend on.
 #[derive(Debug)]
 pub(crate) struct Setting {
-    /// Where the program may write, inside, and whether that is a directory. None without mounts of the sandbox's own.
-    pub(crate) writable: Option<Vec<(CString, bool)>>,
+    /// What is mounted, in this order. None without mounts of the sandbox's own.
+    pub(crate) places: Option<Vec<Place>>,
     /// Whether there is a /dev and a /proc of the sandbox's own.
     pub(crate) devices: bool,
     pub(crate) proc: bool,
     /// Whether the program has no network at all.
     pub(crate) no_network: bool,
+    /// The descriptors that the program is given.
+    pub(crate) passed: Vec<i32>,
+}
+
+/// A mount inside.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) path: CString,
+    pub(crate) dir: bool,
+    pub(crate) write: bool,
 }
 
 /// What the rules come to.
@@ -118,8 +134,9 @@ impl Landlock {
         Self { base, paths: Vec::new(), ports: Vec::new(), audit: false }
     }
 
-    /// Rules that follow from the mounts. Without [`Namespaces::MOUNT`](crate::Namespaces::MOUNT) there are none to follow
-    /// from, and files are not restricted, unless rules are added.
+    /// Rules that follow from the mounts, the network and what is passed to the program. Without
+    /// [`Namespaces::MOUNT`](crate::Namespaces::MOUNT) there are no mounts to follow from, and files are not restricted,
+    /// unless rules are added.
     pub fn derived() -> Self {
         Self::with(Base::Derived)
     }
@@ -129,7 +146,9 @@ impl Landlock {
         Self::with(Base::Off)
     }
 
-    /// No file may be touched, and no TCP port used, but what is allowed by name.
+    /// No file may be touched but what is allowed by name; and where the kernel controls it, no TCP port used.
+    ///
+    /// A program needs more than itself to start: if it is linked dynamically, to execute the loader, and to read libraries.
     pub fn new() -> Self {
         Self::with(Base::Nothing)
     }
@@ -149,12 +168,13 @@ impl Landlock {
         self.path(path, fs::RUN)
     }
 
-    /// Allows connecting to a TCP port; to no other, once one is named. Needs Linux 6.7.
+    /// Allows connecting to a TCP port; to no other, once one is named. Needs Linux 6.7, and a network.
     pub fn connect_tcp(self, port: u16) -> Self {
         self.port(port, CONNECT_TCP)
     }
 
-    /// Allows listening at a TCP port; at no other, once one is named. Needs Linux 6.7.
+    /// Allows listening at a TCP port; at no other, once one is named. Port 0 stands for one that the kernel chooses.
+    /// Needs Linux 6.7, and a network.
     pub fn bind_tcp(self, port: u16) -> Self {
         self.port(port, BIND_TCP)
     }
@@ -188,6 +208,12 @@ impl Landlock {
             }
             return Ok(nothing(None));
         }
+        if setting.no_network && !self.ports.is_empty() {
+            let cause = "rules for TCP ports contradict Network::None";
+            let hint = "choose Network::Loopback or Network::Host";
+            return Err(Error::invalid(Layer::Landlock, "rules", cause).with_hint(hint));
+        }
+        let named = self.named_paths()?;
         let version = match landlock_version() {
             Ok(version) => version,
             Err(errno) => {
@@ -202,17 +228,21 @@ impl Landlock {
         }
         let mut rules = vec![Step::LandlockRuleset { handled, version }];
         if handled.fs != 0 {
-            for (path, access) in self.path_rules(setting)? {
-                rules.push(Step::LandlockPath {
-                    path,
-                    access: access & handled.fs,
-                    file: access & handled.fs & fs::FILE,
-                });
-            }
+            let derived = if self.base == Base::Derived { derived(setting) } else { Vec::new() };
+            rules.extend(derived.into_iter().chain(named).map(|(path, access)| Step::LandlockPath {
+                path,
+                access: access & handled.fs,
+                file: access & handled.fs & fs::FILE,
+            }));
+        }
+        if handled.fs != 0 && self.base == Base::Derived && !setting.passed.is_empty() {
+            let [read, write] = [fs::READ_FILE | fs::IOCTL_DEV, fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV];
+            let [read, write] = [read & handled.fs, write & handled.fs];
+            rules.push(Step::LandlockPassed { fds: setting.passed.clone(), read, write });
         }
         rules.extend(self.ports.iter().map(|(port, access)| Step::LandlockPort { port: *port, access: *access }));
         let flags = if self.audit { LOG_NEW_EXEC } else { 0 };
-        Ok(Lowered { rules, restrict: Some(Step::LandlockRestrict { flags }), lacking: lacking(version) })
+        Ok(Lowered { rules, restrict: Some(Step::LandlockRestrict { flags }), lacking: lacking(version, handled) })
     }
 
     /// What is asked for by name is enforced, or nothing starts.
@@ -240,7 +270,7 @@ impl Landlock {
                 files &= !access;
             }
         }
-        let derivable = setting.writable.is_some() || !self.paths.is_empty();
+        let derivable = setting.places.is_some() || !self.paths.is_empty();
         let named = self.ports.iter().fold(0, |all, (_, access)| all | access);
         let all_tcp = setting.no_network || self.base == Base::Nothing;
         LandlockHandled {
@@ -254,32 +284,49 @@ impl Landlock {
         }
     }
 
-    /// The paths that may be used, and how.
-    fn path_rules(&self, setting: &Setting) -> Result<Vec<(CString, u64)>> {
-        let mut rules = Vec::new();
-        if let (Base::Derived, Some(writable)) = (self.base, &setting.writable) {
-            rules.push((c"/".into(), fs::RUN));
-            if setting.devices {
-                rules.push((c"/dev".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV));
-            }
-            if setting.proc {
-                rules.push((c"/proc".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE));
-            }
-            for (path, is_dir) in writable {
-                let access = fs::RUN | fs::WRITE;
-                rules.push((path.clone(), if *is_dir { access } else { access & fs::FILE }));
-            }
-        }
-        for (path, access) in &self.paths {
+    /// The rules that the caller has added.
+    fn named_paths(&self) -> Result<Vec<(CString, u64)>> {
+        let rule = |(path, access): &(PathBuf, u64)| {
             let invalid = |cause| Error::invalid(Layer::Landlock, "rules", cause).with_path(path);
             if !path.is_absolute() {
                 return Err(invalid("a path inside must be absolute"));
             }
             let kernel = CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid("the path has a zero byte"))?;
-            rules.push((kernel, *access));
-        }
-        Ok(rules)
+            Ok((kernel, *access))
+        };
+        self.paths.iter().map(rule).collect()
     }
+}
+
+/// The rules that follow from the mounts.
+fn derived(setting: &Setting) -> Vec<(CString, u64)> {
+    let Some(places) = &setting.places else { return Vec::new() };
+    let mut rules = vec![(c"/".into(), fs::RUN)];
+    if setting.devices {
+        rules.push((c"/dev".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV));
+    }
+    if setting.proc {
+        rules.push((c"/proc".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE));
+    }
+    // What is mounted over, nobody can reach; and below a writable directory its rule holds already.
+    let last =
+        |index: usize, place: &Place| !places.iter().skip(index + 1).any(|other| covers(&other.path, &place.path));
+    let seen = places.iter().enumerate().filter(|(index, place)| place.write && last(*index, place));
+    let seen: Vec<_> = seen.map(|(_, place)| place).collect();
+    let within = |place: &Place| {
+        seen.iter().any(|other| other.dir && other.path != place.path && covers(&other.path, &place.path))
+    };
+    for place in seen.iter().filter(|place| !within(place)) {
+        let access = fs::RUN | (fs::WRITE & !fs::MAKE_DEVICE);
+        rules.push((place.path.clone(), if place.dir { access } else { access & fs::FILE }));
+    }
+    rules
+}
+
+/// Whether `path` is `dir` or lies below.
+fn covers(dir: &CStr, path: &CStr) -> bool {
+    let rest = path.to_bytes().strip_prefix(dir.to_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || dir == c"/")
 }
 
 fn why_none(errno: Errno) -> String {
@@ -290,15 +337,16 @@ fn why_none(errno: Errno) -> String {
     }
 }
 
-/// What the kernel's version lacks of what the newest has.
-fn lacking(version: u32) -> Option<String> {
+/// What is left open: by the kernel's version, next to the newest, and for want of something to follow from.
+fn lacking(version: u32, handled: LandlockHandled) -> Option<String> {
     let parts = [
-        (REFER, "moving files between directories is denied everywhere"),
-        (TRUNCATE, "truncation is not controlled"),
-        (TCP, "TCP is not controlled"),
-        (IOCTL, "ioctls of devices are not controlled"),
-        (SCOPE, "signals and abstract sockets are not kept inside"),
+        (handled.fs == 0, "files are not restricted, since the mounts are the host's"),
+        (version < REFER, "moving files between directories is denied everywhere"),
+        (version < TRUNCATE, "truncation is not controlled"),
+        (version < TCP, "TCP is not controlled"),
+        (version < IOCTL, "ioctls of devices are not controlled"),
+        (version < SCOPE, "signals and abstract sockets are not kept inside"),
     ];
-    let missing: Vec<_> = parts.iter().filter(|(since, _)| version < *since).map(|(_, what)| *what).collect();
+    let missing: Vec<_> = parts.iter().filter(|(missing, _)| *missing).map(|(_, what)| *what).collect();
     (!missing.is_empty()).then(|| format!("ABI {version}: {}", missing.join("; ")))
 }

@@ -16,7 +16,8 @@ pub enum Network {
     None,
     /// A network namespace with a loopback interface of its own: 127.0.0.1 and ::1 are the sandbox itself.
     Loopback,
-    /// The host's network, abstract sockets and services on its loopback interface included: no isolation.
+    /// The host's network, services on its loopback interface included: no isolation. Of its abstract sockets, Landlock
+    /// keeps the program apart, from Linux 6.12 on.
     Host,
 }
 

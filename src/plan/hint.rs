@@ -51,6 +51,10 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::ExecInit { .. }, _, libc::EACCES) => {
             "this host forbids executable memfds: sysctl vm.memfd_noexec must be below 2"
         }
+        (Step::LandlockPath { .. }, _, libc::ENOENT) => "what a rule of Landlock allows has to exist inside",
+        (Step::LandlockRestrict { .. }, _, libc::E2BIG) => {
+            "the kernel nests at most 16 layers of Landlock, and this process is in as many: use Landlock::off()"
+        }
         (Step::Hostname { .. } | Step::LoopbackUp | Step::Workspace, _, libc::EPERM | libc::EACCES) => {
             "a security module may take capabilities away inside user namespaces"
         }

@@ -209,6 +209,12 @@ pub(crate) enum Step {
         port: u16,
         access: u64,
     },
+    /// Allows to open the files among what is passed once more, for what they are open for.
+    LandlockPassed {
+        fds: Vec<i32>,
+        read: u64,
+        write: u64,
+    },
     /// Takes the rules upon itself, for good.
     LandlockRestrict {
         flags: u32,
@@ -338,6 +344,7 @@ impl Step {
             Step::LandlockRuleset { .. }
             | Step::LandlockPath { .. }
             | Step::LandlockPort { .. }
+            | Step::LandlockPassed { .. }
             | Step::LandlockRestrict { .. } => Layer::Landlock,
             Step::Seccomp { .. } => Layer::Seccomp,
             Step::ExecInit { .. } | Step::Exec { .. } => Layer::Exec,
@@ -550,6 +557,10 @@ impl fmt::Display for Step {
             }
             Step::LandlockPort { port, access } => {
                 write!(f, "allow {} tcp {port}", if access & 1 != 0 { "bind" } else { "connect" })
+            }
+            Step::LandlockPassed { fds, .. } => {
+                f.write_str("allow files passed as")?;
+                fds.iter().try_for_each(|fd| write!(f, " {fd}"))
             }
             Step::LandlockRestrict { .. } => f.write_str("restrict_self"),
             Step::Seccomp { program } => write!(f, "filter of {} instructions", program.len()),

@@ -357,6 +357,7 @@ impl State<'_> {
             Step::LandlockRuleset { handled, version } => self.landlock_ruleset(handled, *version),
             Step::LandlockPath { path, access, file } => self.landlock_path(path, *access, *file),
             Step::LandlockPort { port, access } => Ok(sys::landlock_allow_port(self.ruleset()?, *port, *access)?),
+            Step::LandlockPassed { fds, read, write } => self.landlock_passed(fds, *read, *write),
             Step::LandlockRestrict { flags } => self.landlock_restrict(*flags),
             Step::Seccomp { program } => Ok(sys::add_filter(program)?),
             Step::Signals => program::default_signals(),

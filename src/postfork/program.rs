@@ -25,6 +25,26 @@ impl State<'_> {
         Ok(sys::landlock_allow_path(self.ruleset()?, place.as_fd(), access)?)
     }
 
+    pub(super) fn landlock_passed(&self, fds: &[i32], read: u64, write: u64) -> Done {
+        for fd in fds {
+            let file = sys::borrow(*fd);
+            let flags = sys::status_flags(file)?;
+            let access = match flags & libc::O_ACCMODE {
+                // What is only a place is open for nothing; and below a directory may be more of the host than was meant.
+                _ if flags & libc::O_PATH != 0 || sys::fstat(file)?.is_dir() => continue,
+                libc::O_RDONLY => read,
+                libc::O_WRONLY => write,
+                _ => read | write,
+            };
+            match sys::landlock_allow_path(self.ruleset()?, file, access) {
+                // Pipes, sockets and memfds are nowhere in the file system, and no rule holds for them.
+                Ok(()) | Err(Errno(libc::EBADFD)) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn landlock_restrict(&mut self, flags: u32) -> Done {
         sys::landlock_restrict_self(self.ruleset()?, flags)?;
         self.ruleset = None;

@@ -96,6 +96,12 @@ pub(crate) fn keep_on_exec(fd: BorrowedFd<'_>) -> Result<()> {
     unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_SETFD as usize, 0]) }.map(drop)
 }
 
+/// What a file is open for, and its other flags: fcntl(2) with `F_GETFL`.
+pub(crate) fn status_flags(fd: BorrowedFd<'_>) -> Result<c_int> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_fcntl, [raw(fd), libc::F_GETFL as usize, 0]) }.map(|flags| flags as c_int)
+}
+
 /// Clears the flags of an open file, `O_NONBLOCK` among them.
 pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: No pointers.
