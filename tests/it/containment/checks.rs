@@ -44,6 +44,10 @@ pub(super) enum Judge {
 pub(super) enum Needs {
     Nothing,
     Root,
+    /// A caller without root's privilege.
+    User,
+    /// Something that a kernel may be built without, or may refuse to everybody.
+    Feature,
     X86,
 }
 
@@ -52,6 +56,8 @@ impl Needs {
         match self {
             Self::Nothing => "nothing",
             Self::Root => "root",
+            Self::User => "an unprivileged caller",
+            Self::Feature => "a feature of the kernel",
             Self::X86 => "x86-64",
         }
     }
@@ -60,8 +66,9 @@ impl Needs {
 impl Check {
     pub(super) fn runs_here(&self) -> bool {
         match self.needs {
-            Needs::Nothing => true,
+            Needs::Nothing | Needs::Feature => true,
             Needs::Root => is_root(),
+            Needs::User => !is_root(),
             Needs::X86 => cfg!(target_arch = "x86_64"),
         }
     }
@@ -90,6 +97,8 @@ const ATTRIBUTES: &str = "Landlock has no right for attributes: the read-only mo
 const SOCKET: &str = "Landlock has no right for sockets in files yet: there is no such file inside";
 const HANDED_IN: &str = "a socket below a bind is handed in by the caller";
 const UDP: &str = "Landlock has TCP only";
+const BOUNDING: &str =
+    "only a user namespace lets an unprivileged process empty its bounding set, which is no use to it";
 const FAST_OPEN: &str = "Landlock looks at connect(2), and not at data that connects";
 const IPC: &str = "Landlock and the filter do not know one object from another: the IPC namespace holds";
 const LIMITS: &str = "Landlock has no right for it, and programs set limits and priorities of their own";
@@ -137,13 +146,13 @@ pub(super) const CHECKS: &[Check] = &[
     check("FS20", "G8", "connect to a socket below a read-only bind", &["connect-unix", "{ro}/socket"], Judge::Reached, "").alone(HANDED_IN),
     // No network.
     check("NS08", "G2", "connect to a TCP port of the host", &["connect-tcp", "{tcp}"], Judge::Reached, "namespaces landlock"),
-    check("NS08", "G2", "the same by an IPv6 socket", &["connect-mapped", "{tcp}"], Judge::Reached, "namespaces landlock"),
-    check("NS08", "G2", "the same with the first data (TCP fast open)", &["fast-open", "{tcp}"], Judge::Reached, "namespaces").alone(FAST_OPEN),
+    check("NS08", "G2", "the same by an IPv6 socket", &["connect-mapped", "{tcp}"], Judge::Reached, "namespaces landlock").needs(Needs::Feature),
+    check("NS08", "G2", "the same with the first data (TCP fast open)", &["fast-open", "{tcp}"], Judge::Reached, "namespaces").alone(FAST_OPEN).needs(Needs::Feature),
     check("LL07", "G2", "send a UDP datagram to the host", &["send-udp", "{udp}"], Judge::Reached, "namespaces").alone(UDP),
     check("IO06", "G2", "connect to an abstract socket of the host", &["connect-abstract", "{abstract}"], Judge::Reached, "namespaces landlock"),
     check("IO06", "G2", "send to an abstract socket of the host", &["send-abstract", "{datagram}"], Judge::Reached, "namespaces landlock"),
     check("LL06", "G2", "connect to a socket in a private directory", &["connect-unix", "{secret}/socket"], Judge::Reached, "namespaces").alone(SOCKET),
-    check("NS08", "G2", "have a vsock socket", &["hand-socket", "40", "1", "0"], Judge::Handed, "seccomp").alone("vsock has no namespaces"),
+    check("NS08", "G2", "have a vsock socket", &["hand-socket", "40", "1", "0"], Judge::Handed, "seccomp").alone("vsock has no namespaces").needs(Needs::Feature),
     check("NS08", "G2", "have a packet socket", &["hand-socket", "17", "3", "0"], Judge::Handed, "always").alone(ALWAYS).needs(Needs::Root),
     // No signal, trace, IPC or key.
     check("IO12", "G3", "signal a process of the host", &["kill", "{victim}"], Judge::Harmed, "namespaces landlock"),
@@ -162,11 +171,12 @@ pub(super) const CHECKS: &[Check] = &[
     check("SC06", "G3", "take a descriptor of it", &["getfd", "{victim}", "{fd}"], Judge::Prints, "namespaces landlock seccomp"),
     check("SC06", "G4", "compare itself with it (kcmp)", &["kcmp", "{victim}"], Judge::Told, "namespaces landlock seccomp"),
     check("IO07", "G3", "read shared memory of the host by its key", &["shm", "{shm}"], Judge::Prints, "namespaces").alone(IPC),
-    check("IO07", "G3", "receive from a message queue of the host", &["mq", "{mq}"], Judge::Prints, "namespaces landlock"),
+    check("IO07", "G3", "receive from a message queue of the host", &["mq", "{mq}"], Judge::Prints, "namespaces landlock").needs(Needs::Feature),
     check("IO05", "G3", "add a key to the user's keyring", &["add-key", "{name}"], Judge::Key, "namespaces seccomp"),
     check("IO05", "G3", "read a key of the caller's session", &["read-key", "{key}"], Judge::Prints, "seccomp").alone("the session's keyring is inherited: the filter refuses to use it"),
     // No privilege.
-    check("NS01", "G4", "have a capability in any set", &["capability"], Judge::Told, "always").alone(ALWAYS),
+    check("NS01", "G4", "have a capability in any set, as root", &["capability"], Judge::Told, "always").alone(ALWAYS).needs(Needs::Root),
+    check("NS01", "G4", "have a capability in any set, as nobody", &["capability"], Judge::Told, "namespaces").alone(BOUNDING).needs(Needs::User),
     check("NS01", "G4", "gain privilege by executing", &["new-privileges"], Judge::Told, "always").alone(ALWAYS),
     check("NS05", "G4", "make a user namespace: unshare", &["userns"], Judge::Told, "seccomp").alone(SURFACE),
     check("NS05", "G4", "make a user namespace: clone", &["userns-clone"], Judge::Told, "seccomp").alone(SURFACE),
@@ -180,11 +190,11 @@ pub(super) const CHECKS: &[Check] = &[
     check("SC05", "G4", "reach the parsers of mount options (fsopen)", &["fsopen"], Judge::Told, "seccomp").alone(SURFACE),
     check("NS10", "G4", "change the name of the host", &["sethostname"], Judge::Told, "seccomp").alone(SURFACE),
     check("NS10", "G4", "open a kernel parameter to write", &["open-write", "/proc/sys/kernel/domainname"], Judge::Told, "namespaces").alone(SYSCTL).needs(Needs::Root),
-    check("SC04", "G4", "io_uring", &["io-uring"], Judge::Told, "seccomp").alone(SURFACE),
-    check("SC07", "G4", "perf_event_open", &["perf"], Judge::Told, "seccomp").alone(SURFACE),
-    check("SC07", "G4", "userfaultfd", &["userfaultfd"], Judge::Told, "seccomp").alone(SURFACE),
+    check("SC04", "G4", "io_uring", &["io-uring"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
+    check("SC07", "G4", "perf_event_open", &["perf"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
+    check("SC07", "G4", "userfaultfd", &["userfaultfd"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
     check("SC07", "G4", "vmsplice", &["vmsplice"], Judge::Told, "seccomp").alone(SURFACE),
-    check("SC07", "G4", "fanotify_init", &["fanotify"], Judge::Told, "seccomp").alone(SURFACE),
+    check("SC07", "G4", "fanotify_init", &["fanotify"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
     check("SC07", "G4", "bpf", &["bpf"], Judge::Told, "always").alone(ALWAYS).needs(Needs::Root),
     check("FS21", "G4", "open a file by its handle", &["handle", "{ro}", "{ro}/file"], Judge::Told, "always").alone(ALWAYS).needs(Needs::Root),
     check("SC08", "G4", "personality: executable memory", &["read-implies-exec"], Judge::Told, "seccomp").alone(SURFACE),
