@@ -245,6 +245,7 @@ pub(super) const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("PL03", "G5", "lifecycle::a_kill_ends_a_tree_that_resists"),
     ("PL04", "G5", "lifecycle::stopped_processes_end_like_others"),
     ("PL05", "G7", "lifecycle::a_program_can_do_nothing_to_init_or_to_its_own_status"),
+    ("PL05", "G7", "namespaces::init_can_not_be_read_traced_or_ended_from_inside"),
     ("PL06", "G5", "lifecycle::no_process_survives_a_host_that_is_killed_at_any_moment"),
     ("PL09", "G7", "lifecycle::orphans_are_reaped_inside"),
     ("PL10", "G7", "handle::every_exit_code_is_told_as_it_is"),

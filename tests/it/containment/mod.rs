@@ -36,13 +36,13 @@ fn snapshot() -> [String; 4] {
 }
 
 /// What has come of one attack: in which jails it was held.
-struct Result {
+struct Row {
     check: &'static Check,
     held: BTreeSet<Jail>,
     ran: BTreeSet<Jail>,
 }
 
-impl Result {
+impl Row {
     fn of(check: &'static Check) -> Self {
         let ran: BTreeSet<_> = Jail::ALL.into_iter().filter(|jail| jail.is_here()).collect();
         let held = ran.iter().filter(|jail| !breached(check, **jail)).copied().collect();
@@ -100,14 +100,14 @@ fn breached(check: &Check, jail: Jail) -> bool {
     stage.is_breached(check.judge, &output)
 }
 
-fn table(results: &[Result]) -> String {
+fn table(rows: &[Row]) -> String {
     let mut table = String::new();
     writeln!(table, "{:<5} {:<2}  {:<58} {:<29} {:<7} bwrap", "check", "", "tried", "held alone by", "all").unwrap();
-    for result in results {
-        let Check { id, guarantee, tried, .. } = result.check;
-        let layers = result.layers().join(" ");
+    for row in rows {
+        let Check { id, guarantee, tried, .. } = row.check;
+        let layers = row.layers().join(" ");
         let layers = if layers.is_empty() { "nothing: not protected".to_owned() } else { layers };
-        let (all, bwrap) = (result.word(Jail::All), result.word(Jail::Bwrap));
+        let (all, bwrap) = (row.word(Jail::All), row.word(Jail::Bwrap));
         writeln!(table, "{id:<5} {guarantee:<2}  {tried:<58} {layers:<29} {all:<7} {bwrap}").unwrap();
     }
     table
@@ -133,8 +133,8 @@ fn every_attack_is_held_by_the_layers_that_claim_it() {
     let _open = stage::leave_open();
     probe();
     let before = snapshot();
-    let results: Vec<_> = CHECKS.iter().filter(|check| check.runs_here()).map(Result::of).collect();
-    println!("\n{}", table(&results));
+    let rows: Vec<_> = CHECKS.iter().filter(|check| check.runs_here()).map(Row::of).collect();
+    println!("\n{}", table(&rows));
     println!("proven by tests of their own:");
     for (id, guarantee, test) in ELSEWHERE {
         println!("{id:<5} {guarantee:<2}  {test}");
@@ -143,11 +143,11 @@ fn every_attack_is_held_by_the_layers_that_claim_it() {
         println!("not tried: {}: {}: it needs {}", check.id, check.tried, check.needs.words());
     }
     assert_eq!(snapshot(), before, "the host is as it was");
-    for Check { id, tried, .. } in results.iter().filter(|result| result.is_missing()).map(|result| result.check) {
+    for Check { id, tried, .. } in rows.iter().filter(|row| row.is_missing()).map(|row| row.check) {
         eprintln!("SKIPPED: {id}: {tried}: this host does not have it");
         assert!(std::env::var_os("BELLJAR_TEST_REQUIRE").is_none(), "everything has to run");
     }
-    let faults: Vec<_> = results.iter().filter(|result| !result.is_missing()).flat_map(Result::faults).collect();
+    let faults: Vec<_> = rows.iter().filter(|row| !row.is_missing()).flat_map(Row::faults).collect();
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
