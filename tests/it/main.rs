@@ -7,6 +7,7 @@
 mod again;
 mod alone;
 mod async_host;
+mod containment;
 mod distribution;
 mod errors;
 mod faults;

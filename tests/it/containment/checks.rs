@@ -1,0 +1,264 @@
+//! The list of checks: an attack a line, with the layers that hold it, each alone.
+
+use crate::harness::is_root;
+
+/// One attack, and what is claimed of it.
+#[derive(Debug)]
+pub(super) struct Check {
+    pub(super) id: &'static str,
+    pub(super) guarantee: &'static str,
+    pub(super) tried: &'static str,
+    /// The name of the attack in the probe, and its arguments, with names that the stage fills in.
+    pub(super) attack: &'static [&'static str],
+    pub(super) judge: Judge,
+    /// The layers that hold it alone, in the order of the jails; nothing for what is not protected.
+    pub(super) held: &'static str,
+    /// Why fewer than two layers hold it.
+    pub(super) alone: &'static str,
+    pub(super) needs: Needs,
+}
+
+/// What the host looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judge {
+    /// Whether the secret has come out.
+    Prints,
+    /// Whether a file of the host is another: its content, attributes, links, or that it is there.
+    Changed,
+    /// Whether anything has been made in the writable directory.
+    Made,
+    /// Whether a listener of the host has been reached.
+    Reached,
+    /// Whether a descriptor has been handed out.
+    Handed,
+    /// Whether a process of the host has got a signal, or has other memory, limits or another priority.
+    Harmed,
+    /// Whether a key is in the caller's keyring.
+    Key,
+    /// What the probe says: for what nobody outside can see.
+    Told,
+}
+
+/// What the attack needs to work outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    Nothing,
+    Root,
+    /// A caller without root's privilege.
+    User,
+    /// Something that a kernel may be built without, or may refuse to everybody.
+    Feature,
+    X86,
+}
+
+impl Needs {
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Root => "root",
+            Self::User => "an unprivileged caller",
+            Self::Feature => "a feature of the kernel",
+            Self::X86 => "x86-64",
+        }
+    }
+}
+
+impl Check {
+    pub(super) fn runs_here(&self) -> bool {
+        match self.needs {
+            Needs::Nothing | Needs::Feature => true,
+            Needs::Root => is_root(),
+            Needs::User => !is_root(),
+            Needs::X86 => cfg!(target_arch = "x86_64"),
+        }
+    }
+
+    const fn alone(self, why: &'static str) -> Self {
+        Self { alone: why, ..self }
+    }
+
+    const fn needs(self, needs: Needs) -> Self {
+        Self { needs, ..self }
+    }
+}
+
+const fn check(
+    id: &'static str,
+    guarantee: &'static str,
+    tried: &'static str,
+    attack: &'static [&'static str],
+    judge: Judge,
+    held: &'static str,
+) -> Check {
+    Check { id, guarantee, tried, attack, judge, held, alone: "", needs: Needs::Nothing }
+}
+
+const ATTRIBUTES: &str = "Landlock has no right for attributes: the read-only mount holds";
+const SOCKET: &str = "Landlock has no right for sockets in files yet: there is no such file inside";
+const HANDED_IN: &str = "a socket below a bind is handed in by the caller";
+const UDP: &str = "Landlock has TCP only";
+const BOUNDING: &str =
+    "only a user namespace lets an unprivileged process empty its bounding set, which is no use to it";
+const FAST_OPEN: &str = "Landlock looks at connect(2), and not at data that connects";
+const IPC: &str = "Landlock and the filter do not know one object from another: the IPC namespace holds";
+const LIMITS: &str = "Landlock has no right for it, and programs set limits and priorities of their own";
+const SURFACE: &str = "a system call that no other layer knows";
+const ALWAYS: &str = "always on, so that the other layers can't be told apart from it";
+const SYSCTL: &str = "the derived Landlock rules allow writing below /proc: the read-only mounts hold";
+
+#[rustfmt::skip]
+pub(super) const CHECKS: &[Check] = &[
+    // Files are not read.
+    check("FS01", "G1", "read a private file by its path", &["read", "{secret}/canary"], Judge::Prints, "namespaces landlock"),
+    check("FS02", "G1", "climb above the root", &["climb", "{secret}/canary"], Judge::Prints, "namespaces landlock"),
+    check("FS02", "G1", "break out of a chroot", &["chroot", "{rw}", "{secret}/canary"], Judge::Prints, "namespaces landlock seccomp"),
+    check("FS16", "G1", "read by /proc/self/root", &["through", "/proc/self/root", "{secret}/canary"], Judge::Prints, "namespaces landlock"),
+    check("FS16", "G1", "read by /proc/self/cwd/..", &["through", "/proc/self/cwd/../../../../../..", "{secret}/canary"], Judge::Prints, "namespaces landlock"),
+    check("FS16", "G1", "read by a path with // and /./", &["through", "//.//", "{secret}//./canary"], Judge::Prints, "namespaces landlock"),
+    check("FS16", "G1", "read by a way up out of a bind", &["read", "{ro}/../secret/canary"], Judge::Prints, "namespaces landlock"),
+    check("FS16", "G1", "read by the root of another process", &["through", "/proc/{victim}/root", "{secret}/canary"], Judge::Prints, "namespaces landlock"),
+    check("FS13", "G1", "read by a link in a writable directory", &["symlink-read", "{rw}", "{secret}/canary"], Judge::Prints, "namespaces landlock"),
+    check("FS12", "G1", "read by a link that comes and goes, 200 times", &["race", "{rw}", "{secret}/canary"], Judge::Prints, "namespaces landlock"),
+    check("LL01", "G1", "write to a private file", &["write", "{secret}/canary"], Judge::Changed, "namespaces landlock"),
+    check("LL01", "G1", "make a file in a private directory", &["create", "{secret}/new"], Judge::Changed, "namespaces landlock"),
+    check("LL01", "G1", "remove a private file", &["unlink", "{secret}/canary"], Judge::Changed, "namespaces landlock"),
+    // What is bound read-only is not written.
+    check("FS04", "G1", "write to a file bound read-only", &["write", "{ro}/file"], Judge::Changed, "namespaces landlock"),
+    check("FS04", "G1", "write to its memory", &["mmap", "{ro}/file"], Judge::Changed, "namespaces landlock"),
+    check("FS04", "G1", "make a file there", &["create", "{ro}/new"], Judge::Changed, "namespaces landlock"),
+    check("FS04", "G1", "make a nameless file there and name it", &["tmpfile", "{ro}", "{ro}/new"], Judge::Changed, "namespaces landlock"),
+    check("FS04", "G1", "make a directory there", &["mkdir", "{ro}/new"], Judge::Changed, "namespaces landlock"),
+    check("FS04", "G1", "make a FIFO there", &["mkfifo", "{ro}/new"], Judge::Changed, "namespaces landlock"),
+    check("FS04", "G1", "make a link there", &["symlink", "{ro}/new"], Judge::Changed, "namespaces landlock"),
+    check("FS04", "G1", "remove a file there", &["unlink", "{ro}/file"], Judge::Changed, "namespaces landlock"),
+    check("FS04", "G1", "rename a file there", &["rename", "{ro}/file", "{ro}/new"], Judge::Changed, "namespaces landlock"),
+    check("LL02", "G1", "truncate a file there", &["truncate", "{ro}/file"], Judge::Changed, "namespaces landlock"),
+    check("LL02", "G1", "truncate it by opening it to read", &["open-trunc", "{ro}/file"], Judge::Changed, "namespaces landlock"),
+    check("LL03", "G1", "link a file to where it may be written", &["link-write", "{ro}/file", "{rw}/link"], Judge::Changed, "namespaces landlock"),
+    check("LL03", "G1", "move a file to where it may be written", &["rename-write", "{ro}/dir/file", "{rw}/moved"], Judge::Changed, "namespaces landlock"),
+    check("LL05", "G1", "change its mode", &["chmod", "{ro}/file"], Judge::Changed, "namespaces").alone(ATTRIBUTES),
+    check("LL05", "G1", "change its owner", &["chown", "{ro}/file"], Judge::Changed, "namespaces").alone(ATTRIBUTES),
+    check("LL05", "G1", "change its times", &["utimes", "{ro}/file"], Judge::Changed, "namespaces").alone(ATTRIBUTES),
+    check("LL05", "G1", "change its extended attributes", &["xattr", "{ro}/file"], Judge::Changed, "namespaces").alone(ATTRIBUTES),
+    check("FS06", "G1", "mount it again, writable, and write", &["remount", "{ro}", "{ro}/file"], Judge::Changed, "namespaces landlock"),
+    check("FS17", "G1", "make a device in a writable directory", &["mknod", "{rw}/device"], Judge::Made, "always").alone(ALWAYS).needs(Needs::Root),
+    check("FS20", "G1", "write to a FIFO below a read-only bind", &["fifo", "{ro}/fifo"], Judge::Reached, "landlock").alone("a read-only mount does not hold a FIFO: Landlock does"),
+    check("FS20", "G8", "connect to a socket below a read-only bind", &["connect-unix", "{ro}/socket"], Judge::Reached, "").alone(HANDED_IN),
+    // No network.
+    check("NS08", "G2", "connect to a TCP port of the host", &["connect-tcp", "{tcp}"], Judge::Reached, "namespaces landlock"),
+    check("NS08", "G2", "the same by an IPv6 socket", &["connect-mapped", "{tcp}"], Judge::Reached, "namespaces landlock").needs(Needs::Feature),
+    check("NS08", "G2", "the same with the first data (TCP fast open)", &["fast-open", "{tcp}"], Judge::Reached, "namespaces").alone(FAST_OPEN).needs(Needs::Feature),
+    check("LL07", "G2", "send a UDP datagram to the host", &["send-udp", "{udp}"], Judge::Reached, "namespaces").alone(UDP),
+    check("IO06", "G2", "connect to an abstract socket of the host", &["connect-abstract", "{abstract}"], Judge::Reached, "namespaces landlock"),
+    check("IO06", "G2", "send to an abstract socket of the host", &["send-abstract", "{datagram}"], Judge::Reached, "namespaces landlock"),
+    check("LL06", "G2", "connect to a socket in a private directory", &["connect-unix", "{secret}/socket"], Judge::Reached, "namespaces").alone(SOCKET),
+    check("NS08", "G2", "have a vsock socket", &["hand-socket", "40", "1", "0"], Judge::Handed, "seccomp").alone("vsock has no namespaces").needs(Needs::Feature),
+    check("NS08", "G2", "have a packet socket", &["hand-socket", "17", "3", "0"], Judge::Handed, "always").alone(ALWAYS).needs(Needs::Root),
+    // No signal, trace, IPC or key.
+    check("IO12", "G3", "signal a process of the host", &["kill", "{victim}"], Judge::Harmed, "namespaces landlock"),
+    check("IO12", "G3", "signal its process group", &["kill-group", "{victim}"], Judge::Harmed, "namespaces landlock"),
+    check("IO12", "G3", "signal its thread", &["tgkill", "{victim}"], Judge::Harmed, "namespaces landlock"),
+    check("IO12", "G3", "queue a signal", &["sigqueue", "{victim}"], Judge::Harmed, "namespaces landlock"),
+    check("IO12", "G3", "signal it by a pidfd", &["pidfd", "{victim}"], Judge::Harmed, "namespaces landlock"),
+    check("IO12", "G3", "have the kernel signal the owner of a socket", &["fown", "{victim}"], Judge::Harmed, "namespaces landlock"),
+    check("NS13", "G3", "change its limits", &["prlimit", "{victim}"], Judge::Harmed, "namespaces").alone(LIMITS),
+    check("NS13", "G3", "change its priority", &["nice", "{victim}"], Judge::Harmed, "namespaces").alone(LIMITS),
+    check("SC06", "G3", "trace it and read its memory", &["trace", "{victim}", "{address}"], Judge::Prints, "namespaces landlock seccomp"),
+    check("SC06", "G3", "read its memory (process_vm_readv)", &["vm-read", "{victim}", "{address}"], Judge::Prints, "namespaces landlock seccomp"),
+    check("SC06", "G3", "write to its memory (process_vm_writev)", &["vm-write", "{victim}", "{address}"], Judge::Harmed, "namespaces landlock seccomp"),
+    check("SC06", "G3", "read /proc/PID/mem", &["mem-read", "{victim}", "{address}"], Judge::Prints, "namespaces landlock"),
+    check("SC06", "G3", "write to /proc/PID/mem", &["mem-write", "{victim}", "{address}"], Judge::Harmed, "namespaces landlock"),
+    check("SC06", "G3", "take a descriptor of it", &["getfd", "{victim}", "{fd}"], Judge::Prints, "namespaces landlock seccomp"),
+    check("SC06", "G4", "compare itself with it (kcmp)", &["kcmp", "{victim}"], Judge::Told, "namespaces landlock seccomp"),
+    check("IO07", "G3", "read shared memory of the host by its key", &["shm", "{shm}"], Judge::Prints, "namespaces").alone(IPC),
+    check("IO07", "G3", "receive from a message queue of the host", &["mq", "{mq}"], Judge::Prints, "namespaces landlock").needs(Needs::Feature),
+    check("IO05", "G3", "add a key to the user's keyring", &["add-key", "{name}"], Judge::Key, "namespaces seccomp"),
+    check("IO05", "G3", "read a key of the caller's session", &["read-key", "{key}"], Judge::Prints, "seccomp").alone("the session's keyring is inherited: the filter refuses to use it"),
+    // No privilege.
+    check("NS01", "G4", "have a capability in any set, as root", &["capability"], Judge::Told, "always").alone(ALWAYS).needs(Needs::Root),
+    check("NS01", "G4", "have a capability in any set, as nobody", &["capability"], Judge::Told, "namespaces").alone(BOUNDING).needs(Needs::User),
+    check("NS01", "G4", "gain privilege by executing", &["new-privileges"], Judge::Told, "always").alone(ALWAYS),
+    check("NS05", "G4", "make a user namespace: unshare", &["userns"], Judge::Told, "seccomp").alone(SURFACE),
+    check("NS05", "G4", "make a user namespace: clone", &["userns-clone"], Judge::Told, "seccomp").alone(SURFACE),
+    check("SC03", "G4", "make a user namespace: clone3", &["userns-clone3"], Judge::Told, "seccomp").alone(SURFACE),
+    check("NS05", "G4", "be root of namespaces of its own", &["namespaces"], Judge::Told, "seccomp").alone(SURFACE),
+    check("FS08", "G4", "mount a /proc without masks", &["fresh-proc"], Judge::Told, "namespaces landlock seccomp"),
+    check("SC05", "G4", "mount a tmpfs", &["mount", "{rw}"], Judge::Told, "landlock seccomp"),
+    check("SC05", "G4", "mount a directory elsewhere", &["bind", "{rw}"], Judge::Told, "landlock seccomp"),
+    check("SC05", "G4", "the same by the new system calls", &["move-mount", "{rw}"], Judge::Told, "landlock seccomp"),
+    check("SC05", "G4", "pivot the root", &["pivot", "{rw}"], Judge::Told, "landlock seccomp"),
+    check("SC05", "G4", "reach the parsers of mount options (fsopen)", &["fsopen"], Judge::Told, "seccomp").alone(SURFACE),
+    check("NS10", "G4", "change the name of the host", &["sethostname"], Judge::Told, "seccomp").alone(SURFACE),
+    check("NS10", "G4", "open a kernel parameter to write", &["open-write", "/proc/sys/kernel/domainname"], Judge::Told, "namespaces").alone(SYSCTL).needs(Needs::Root),
+    check("SC04", "G4", "io_uring", &["io-uring"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
+    check("SC07", "G4", "perf_event_open", &["perf"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
+    check("SC07", "G4", "userfaultfd", &["userfaultfd"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
+    check("SC07", "G4", "vmsplice", &["vmsplice"], Judge::Told, "seccomp").alone(SURFACE),
+    check("SC07", "G4", "fanotify_init", &["fanotify"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
+    check("SC07", "G4", "bpf", &["bpf"], Judge::Told, "always").alone(ALWAYS).needs(Needs::Root),
+    check("FS21", "G4", "open a file by its handle", &["handle", "{ro}", "{ro}/file"], Judge::Told, "always").alone(ALWAYS).needs(Needs::Root),
+    check("SC08", "G4", "personality: executable memory", &["read-implies-exec"], Judge::Told, "seccomp").alone(SURFACE),
+    check("SC08", "G4", "personality: addresses that can be guessed", &["no-randomize"], Judge::Told, "seccomp").alone(SURFACE),
+    check("SC08", "G4", "modify_ldt", &["ldt"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::X86),
+    check("SC02", "G4", "enter the kernel as a 32-bit program", &["int80"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::X86),
+    // No secret of the caller's.
+    check("FD01", "G8", "read a descriptor that was left open", &["descriptors"], Judge::Prints, "always"),
+    check("IO08", "G8", "read the caller's environment", &["environment"], Judge::Prints, "always"),
+    check("IO08", "G8", "read the environment of a process of the host", &["read", "/proc/{victim}/environ"], Judge::Prints, "namespaces landlock"),
+];
+
+/// Checks that tests of their own prove.
+#[rustfmt::skip]
+pub(super) const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("FS01", "G1", "root::canaries_in_the_private_places_of_the_host_are_not_found"),
+    ("FS02", "G1", "root::nothing_climbs_out_of_the_root"),
+    ("FS03", "G1", "root::no_mount_of_the_hosts_root_and_no_left_over_is_inside"),
+    ("FS04", "G1", "mounts::a_read_only_bind_refuses_every_change_and_a_bind_takes_it"),
+    ("FS07", "G1", "mounts::mounts_can_not_be_undone_from_inside"),
+    ("FS09", "G4", "mounts::kernel_files_are_masked_or_read_only"),
+    ("FS12", "G1", "mounts::a_race_over_the_target_never_leads_out"),
+    ("FS12", "G1", "mounts::a_race_over_the_source_never_binds_what_a_link_leads_to"),
+    ("FS13", "G1", "mounts::a_bind_source_that_a_program_has_made_a_link_is_refused"),
+    ("FS16", "G1", "mounts::a_mask_hides_by_every_name_of_the_path"),
+    ("FS17", "G1", "mounts::devices_can_not_be_made_or_used_through_a_bind"),
+    ("FS18", "G4", "root::set_user_id_files_of_an_output_belong_to_the_mapped_id"),
+    ("FS22", "G5", "mounts::nothing_of_the_mounts_shows_on_the_host_or_is_left_there"),
+    ("FS23", "G1", "mounts::missing_targets_are_made_on_a_private_layer_and_never_in_the_root"),
+    ("FD01", "G8", "fds::nothing_that_the_host_has_open_arrives"),
+    ("FD04", "G8", "fds::a_host_without_standard_streams_gives_null_and_nothing_else"),
+    ("FD05", "G8", "fds::a_working_directory_is_inside_or_none"),
+    ("FD08", "G3", "namespaces::two_sandboxes_share_no_namespace"),
+    ("FD09", "G8", "fds::programs_that_the_host_starts_meanwhile_get_no_pipe_of_a_sandbox"),
+    ("IO01", "G3", "inherited::a_terminal_of_the_host_is_no_controlling_one_and_takes_no_input"),
+    ("IO07", "G3", "namespaces::objects_of_ipc_stay_apart"),
+    ("IO08", "G8", "inherited::nothing_of_the_host_process_can_be_read_inside"),
+    ("IO12", "G3", "namespaces::no_signal_reaches_the_host"),
+    ("IO13", "G7", "errors::what_others_have_named_can_not_write_to_a_terminal"),
+    ("NS01", "G4", "privilege::every_thread_of_the_program_has_no_capability_in_any_set"),
+    ("NS02", "G4", "namespaces::each_namespace_is_its_own_and_none_is_silently_shared"),
+    ("NS03", "G4", "privilege::set_user_id_and_file_capabilities_have_no_effect"),
+    ("NS04", "G4", "ids::the_groups_of_root_stay_outside"),
+    ("NS06", "G4", "namespaces::namespaces_of_the_host_and_of_init_can_not_be_entered"),
+    ("NS07", "G4", "ids::maps_and_groups_can_not_be_changed_from_inside"),
+    ("NS08", "G2", "network::without_a_network_nothing_is_reached_not_even_itself"),
+    ("NS13", "G3", "namespaces::a_sibling_is_not_seen_and_not_reached"),
+    ("PL03", "G5", "lifecycle::a_kill_ends_a_tree_that_resists"),
+    ("PL04", "G5", "lifecycle::stopped_processes_end_like_others"),
+    ("PL05", "G7", "lifecycle::a_program_can_do_nothing_to_init_or_to_its_own_status"),
+    ("PL05", "G7", "namespaces::init_can_not_be_read_traced_or_ended_from_inside"),
+    ("PL06", "G5", "lifecycle::no_process_survives_a_host_that_is_killed_at_any_moment"),
+    ("PL09", "G7", "lifecycle::orphans_are_reaped_inside"),
+    ("PL10", "G7", "handle::every_exit_code_is_told_as_it_is"),
+    ("PL10", "G7", "handle::every_deadly_signal_is_told_as_it_is"),
+    ("PL10", "G7", "handle::a_failed_exec_is_never_an_exit_code"),
+    ("PL11", "G7", "lifecycle::a_host_that_ignores_sigchld_gets_true_statuses"),
+    ("PL11", "G7", "lifecycle::a_host_that_waits_for_any_child_gets_true_statuses"),
+    ("PL12", "G7", "inherited::a_program_is_born_the_same_whatever_the_host_has_set"),
+    ("PL13", "G7", "handle::standard_input_that_nobody_reads_blocks_nobody"),
+    ("EM02", "G5", "hazards::the_state_of_the_host_is_the_same_after_hundreds_of_spawns"),
+    ("EM08", "G7", "hazards::buffers_and_exit_handlers_of_the_host_run_once"),
+    ("EM09", "G3", "hazards::the_dumpable_flag_of_the_host_never_changes"),
+    ("RS03", "G6", "containment::a_caller_at_its_limit_of_processes_starts_or_is_told"),
+    ("RS04", "G6", "mounts::a_tmpfs_is_bounded_in_bytes_and_files"),
+    ("SC10", "G4", "containment::system_calls_that_nobody_knows_yet_are_missing_and_not_refused"),
+];
