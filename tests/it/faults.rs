@@ -21,7 +21,7 @@ use crate::alone::alone;
 use crate::harness::{compile_static, mounts, open_fds, real, temp_dir};
 
 /// What steps are made of, and what the host does for a spawn.
-const CALLS: [c_long; 56] = [
+const CALLS: [c_long; 60] = [
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_fsopen,
@@ -57,6 +57,10 @@ const CALLS: [c_long; 56] = [
     libc::SYS_prlimit64,
     libc::SYS_prctl,
     libc::SYS_capset,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
+    libc::SYS_seccomp,
     libc::SYS_setgroups,
     libc::SYS_setresgid,
     libc::SYS_setresuid,
