@@ -56,7 +56,8 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
             "the kernel nests at most 16 layers of Landlock, and this process is in as many: use Landlock::off()"
         }
         (Step::Hostname { .. } | Step::LoopbackUp | Step::Workspace, _, libc::EPERM | libc::EACCES) => {
-            "a security module may take capabilities away inside user namespaces"
+            "a security module may take capabilities away inside user namespaces; and Landlock, if this process is under \
+             rules for files, forbids it to mount: use Namespaces::empty() there"
         }
         _ => return None,
     };

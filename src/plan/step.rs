@@ -562,7 +562,8 @@ impl fmt::Display for Step {
                 f.write_str("allow files passed as")?;
                 fds.iter().try_for_each(|fd| write!(f, " {fd}"))
             }
-            Step::LandlockRestrict { .. } => f.write_str("restrict_self"),
+            Step::LandlockRestrict { flags: 0 } => f.write_str("restrict_self"),
+            Step::LandlockRestrict { .. } => f.write_str("restrict_self audited"),
             Step::Seccomp { program } => write!(f, "filter of {} instructions", program.len()),
             Step::Signals => f.write_str("signals default"),
             Step::Exec { program, argv, .. } if f.alternate() => {
