@@ -195,7 +195,11 @@ fn tests_in(text: &str, module: &str) -> Vec<String> {
 
 #[test]
 fn every_test_that_proves_a_check_elsewhere_exists() {
-    let Some(package) = package() else { skip!("the source is not here") };
+    let Some(package) = package() else {
+        // A checkout of root's may be closed to others.
+        crate::for_root!();
+        skip!("the source is not here")
+    };
     let dir = package.join("tests/it");
     let mut tests = tests_below(&dir);
     let mine = fs::read_to_string(dir.join("containment/mod.rs")).unwrap();
@@ -207,7 +211,11 @@ fn every_test_that_proves_a_check_elsewhere_exists() {
 
 #[test]
 fn the_security_policy_names_every_check_and_no_other() {
-    let Some(package) = package() else { skip!("the source is not here") };
+    let Some(package) = package() else {
+        // A checkout of root's may be closed to others.
+        crate::for_root!();
+        skip!("the source is not here")
+    };
     let text = fs::read_to_string(package.join("SECURITY.md")).unwrap();
     let is_id =
         |word: &&str| word.len() == 4 && word[..2].chars().all(char::is_uppercase) && word[2..].parse::<u8>().is_ok();
