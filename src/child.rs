@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Outcome, Usage};
 use crate::spawn::{Cell, Process};
-use crate::sys::{Ended, Errno};
+use crate::sys::{self, Ended, Errno};
 
 /// What [`Child::wait_with_output`] returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,9 +171,11 @@ impl Child {
             }
         }
         let outcome = self.wait()?;
-        // Nothing inside writes any more: what is in the pipes now is the rest.
+        // What is in the pipes now is the rest, and no more: somebody in another sandbox who was passed an end may go on
+        // writing for ever.
         for stream in &mut streams {
-            while stream.read().map_err(failed)? {}
+            let end = stream.data.len() + stream.waiting();
+            while stream.data.len() < end && stream.read().map_err(failed)? {}
         }
         let [stdout, stderr] = streams.map(|stream| stream.data);
         Ok(Output { outcome, stdout, stderr })
@@ -260,6 +262,11 @@ impl Stream {
         let flags = OFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GETFL)?);
         fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(())
+    }
+
+    /// How many bytes are there now.
+    fn waiting(&self) -> usize {
+        self.file.as_ref().map_or(0, |file| sys::bytes_waiting(file.as_fd()).unwrap_or(0))
     }
 
     /// Reads once. False means that nothing is there now.
