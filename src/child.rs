@@ -93,7 +93,8 @@ impl Child {
         if self.outcome.is_some() {
             return Ok(());
         }
-        self.killed = true;
+        // A program that has ended by itself was not killed.
+        self.killed |= matches!(self.program.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None));
         let process = self.cell.as_ref().map_or(&self.program, Cell::init);
         match process.kill() {
             // It ended in the meantime.
@@ -212,7 +213,8 @@ impl Child {
         // Whatever is left in the sandbox ends now, the outcome known or not.
         drop(self.cell.take());
         let (status, usage) = ended?;
-        let outcome = Outcome { status, killed: self.killed, usage: Usage { wall_time, ..usage } };
+        let killed = self.killed && status.signal() == Some(libc::SIGKILL);
+        let outcome = Outcome { status, killed, usage: Usage { wall_time, ..usage } };
         self.outcome = Some(outcome);
         Ok(Some(outcome))
     }
