@@ -13,7 +13,7 @@ use crate::error::{Error, Layer, Result};
 use crate::outcome::{Outcome, Usage};
 use crate::report::Report;
 use crate::spawn::{Cell, Process};
-use crate::sys::{Ended, Errno};
+use crate::sys::{self, Ended, Errno};
 
 /// What [`Child::wait_with_output`] returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,8 @@ impl Child {
         if self.outcome.is_some() {
             return Ok(());
         }
-        self.killed = true;
+        // A program that has ended by itself was not killed.
+        self.killed |= matches!(self.program.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None));
         let process = self.cell.as_ref().map_or(&self.program, Cell::init);
         match process.kill() {
             // It ended in the meantime.
@@ -180,9 +181,11 @@ impl Child {
             }
         }
         let outcome = self.wait()?;
-        // Nothing inside writes any more: what is in the pipes now is the rest.
+        // What is in the pipes now is the rest, and no more: somebody in another sandbox who was passed an end may go on
+        // writing for ever.
         for stream in &mut streams {
-            while stream.read().map_err(failed)? {}
+            let end = stream.data.len() + stream.waiting();
+            while stream.data.len() < end && stream.read().map_err(failed)? {}
         }
         let [stdout, stderr] = streams.map(|stream| stream.data);
         Ok(Output { outcome, stdout, stderr })
@@ -219,7 +222,8 @@ impl Child {
         // Whatever is left in the sandbox ends now, the outcome known or not.
         drop(self.cell.take());
         let (status, usage) = ended?;
-        let outcome = Outcome { status, killed: self.killed, usage: Usage { wall_time, ..usage } };
+        let killed = self.killed && status.signal() == Some(libc::SIGKILL);
+        let outcome = Outcome { status, killed, usage: Usage { wall_time, ..usage } };
         self.outcome = Some(outcome);
         Ok(Some(outcome))
     }
@@ -269,6 +273,11 @@ impl Stream {
         let flags = OFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GETFL)?);
         fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(())
+    }
+
+    /// How many bytes are there now.
+    fn waiting(&self) -> usize {
+        self.file.as_ref().map_or(0, |file| sys::bytes_waiting(file.as_fd()).unwrap_or(0))
     }
 
     /// Reads once. False means that nothing is there now.

@@ -1,6 +1,6 @@
 //! Owning processes: by pidfd, so that no process id is ever mistaken for another.
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::sys::{self, Ended};
 
@@ -13,6 +13,11 @@ pub(crate) struct Process {
 
 impl Process {
     pub(super) fn new(pid: libc::pid_t, pidfd: OwnedFd) -> Self {
+        // A host that has closed a standard stream would get it there, and the next sandbox would inherit it.
+        let pidfd = match pidfd.as_raw_fd() {
+            0..=2 => super::duplicate_from(pidfd.as_fd(), 3).unwrap_or(pidfd),
+            _ => pidfd,
+        };
         Self { pid, pidfd }
     }
 
@@ -20,7 +25,7 @@ impl Process {
     #[allow(unsafe_code)]
     pub(super) fn from_raw(pid: libc::pid_t, pidfd: RawFd) -> Self {
         // SAFETY: The go-between has made the descriptor in the table that it shares with this process, and given it up.
-        Self { pid, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }
+        Self::new(pid, unsafe { OwnedFd::from_raw_fd(pidfd) })
     }
 
     /// Waits for the end with waitid(2), and reaps.

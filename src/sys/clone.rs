@@ -160,19 +160,20 @@ pub(crate) enum Return<'a> {
 pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: Stack<'_>, returns: Return<'_>, child: &F) -> Result<Cloned> {
     let (extra, tid) = match returns {
         Return::AfterExec => (libc::CLONE_VFORK, 0),
-        Return::AtOnce(word) => {
-            word.store(1, Relaxed);
-            (libc::CLONE_CHILD_CLEARTID, word.as_ptr() as usize)
-        }
+        Return::AtOnce(word) => (libc::CLONE_CHILD_CLEARTID, word.as_ptr() as usize),
     };
     let flags = flags | (extra | libc::CLONE_PIDFD) as u64;
     let mut pidfd: RawFd = -1;
     let pidfd_at = &raw mut pidfd as usize;
     let closure = core::ptr::from_ref(child).cast_mut().cast::<c_void>();
+    // The kernel sets the word if there is a child, and before that runs: who is killed in the call leaves no word set
+    // that nobody would clear.
+    let set = if tid == 0 { 0 } else { libc::CLONE_PARENT_SETTID as u64 };
     let args = CloneArgs {
-        flags,
+        flags: flags | set,
         pidfd: pidfd_at as u64,
         child_tid: tid as u64,
+        parent_tid: tid as u64,
         stack: stack.bottom as u64,
         stack_size: STACK as u64,
         ..CloneArgs::default()
@@ -182,6 +183,9 @@ pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: Stack<'_>, returns: Retur
     // suspended until then, or waits for the word. The caller vouches for the rest.
     let mut result = check(unsafe { arch::clone(libc::SYS_clone3, clone3, trampoline::<F>, closure) });
     if let Err(Errno(libc::ENOSYS | libc::EPERM)) = result {
+        if let Return::AtOnce(word) = returns {
+            word.store(1, Relaxed);
+        }
         let clone = [flags as usize, stack.bottom + STACK, pidfd_at, tid, 0];
         // SAFETY: As above. clone(2) puts the pidfd where it would else put the parent's copy of the tid.
         result = check(unsafe { arch::clone(libc::SYS_clone, clone, trampoline::<F>, closure) });

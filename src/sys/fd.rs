@@ -211,6 +211,14 @@ pub(crate) fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Resul
     unsafe { call(libc::SYS_pread64, args) }
 }
 
+/// ioctl(2) with `FIONREAD`: how many bytes a pipe holds.
+pub(crate) fn bytes_waiting(pipe: BorrowedFd<'_>) -> Result<usize> {
+    let mut count: c_int = 0;
+    // SAFETY: The kernel writes one number of 32 bits.
+    unsafe { call(libc::SYS_ioctl, [raw(pipe), libc::FIONREAD as usize, &raw mut count as usize]) }?;
+    Ok(count.unsigned_abs() as usize)
+}
+
 /// mkdirat(2).
 pub(crate) fn mkdirat(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
     // SAFETY: `name` ends in a zero byte and is only read.
