@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Re
 use std::os::fd::{AsFd, RawFd};
 
 use crate::plan::{Cell, Fault, Launch, Memory, Operand, Plan, Step};
-use crate::sys::{self, Errno, Fd, Return};
+use crate::sys::{self, Errno, Fd, Return, Told};
 
 /// How much of a program that can't be executed is handed to the parent, which tells the reason from it.
 const HEAD: usize = 4096;
@@ -53,9 +53,8 @@ pub(crate) struct Report {
     /// Why it failed, or 0.
     errno: AtomicI32,
     operand: AtomicU32,
-    /// The process itself, and its pidfd in the host's table, if the cell has cloned it: 0 and -1 for none.
-    pid: AtomicI32,
-    pidfd: AtomicI32,
+    /// The process itself, if the cell has cloned it.
+    pub(crate) process: Told,
 }
 
 /// The start of a program that could not be executed.
@@ -72,8 +71,7 @@ impl Default for Report {
             step: AtomicU32::new(u32::MAX),
             errno: AtomicI32::new(0),
             operand: AtomicU32::new(0),
-            pid: AtomicI32::new(0),
-            pidfd: AtomicI32::new(-1),
+            process: Told::default(),
         }
     }
 }
@@ -99,17 +97,6 @@ impl Report {
             _ => Operand::Call,
         };
         (errno != 0).then_some(Fault { errno, operand })
-    }
-
-    /// What the cell has cloned: the process id, and the pidfd, which the caller then owns.
-    pub(crate) fn cloned(&self) -> Option<(libc::pid_t, RawFd)> {
-        let pid = self.pid.load(Relaxed);
-        (pid != 0).then(|| (pid, self.pidfd.load(Relaxed)))
-    }
-
-    fn set_cloned(&self, cloned: sys::Cloned) {
-        self.pidfd.store(cloned.pidfd.into_raw(), Relaxed);
-        self.pid.store(cloned.pid, Relaxed);
     }
 
     fn fail(&self, fault: Fault) {
@@ -173,17 +160,17 @@ impl<'a> Children<'a> {
     ///
     /// It shares the host's descriptor table, since it leaves nothing there but what it hands over: a copy would be
     /// paid for by every open file.
-    pub(crate) fn clone_cell(self, cell: &Cell) -> sys::Result<sys::Cloned> {
+    pub(crate) fn clone_cell(self, cell: &Cell, told: &Told) -> sys::Result<libc::pid_t> {
         let body = || self.run_cell(cell);
         let [stack, _] = self.stacks;
-        self.clone(cell.clone, libc::CLONE_FILES as u64, stack, Return::AfterExec, &body)
+        self.clone(cell.clone, libc::CLONE_FILES as u64, stack, Return::AfterExec, told, &body)
     }
 
     /// Clones a process that takes the steps of `launch`, the last of which executes a program.
-    pub(crate) fn clone_single(self, launch: &Launch, report: &Report) -> sys::Result<sys::Cloned> {
+    pub(crate) fn clone_single(self, launch: &Launch, report: &Report) -> sys::Result<libc::pid_t> {
         let body = || self.run(launch.body.clone(), report);
         let [stack, _] = self.stacks;
-        self.clone(launch.clone, 0, stack, Return::AfterExec, &body)
+        self.clone(launch.clone, 0, stack, Return::AfterExec, &report.process, &body)
     }
 
     /// The body of the cell. Init builds the root while the cell goes on, which makes the rest of the namespaces: that
@@ -196,12 +183,12 @@ impl<'a> Children<'a> {
         if let Some(init) = &cell.init {
             report.at(init.clone);
             let body = || self.run(init.body.clone(), init_report);
-            let cloned = self.clone(init.clone, sibling, stack, Return::AtOnce(init_sets_up), &body);
-            let cloned = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
+            let returns = Return::AtOnce(init_sets_up);
+            let cloned = self.clone(init.clone, sibling, stack, returns, &init_report.process, &body);
+            let pid = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
             // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
             // places to go, unless this is the only one.
-            let _ = sys::keep_off_this_processor(cloned.pid);
-            init_report.set_cloned(cloned);
+            let _ = sys::keep_off_this_processor(pid);
             let done = self.take(cell.meanwhile.clone(), report);
             if done.is_err() {
                 // Init may wait for what the cell was to pass.
@@ -217,8 +204,8 @@ impl<'a> Children<'a> {
         let Launch { clone, body } = &self.plan.program;
         report.at(*clone);
         let run = || self.run(body.clone(), program);
-        let cloned = self.clone(*clone, sibling, stack, Return::AfterExec, &run);
-        program.set_cloned(cloned.unwrap_or_else(|errno| give_up(report, errno.into())));
+        let cloned = self.clone(*clone, sibling, stack, Return::AfterExec, &program.process, &run);
+        cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
         sys::exit(0)
     }
 
@@ -244,8 +231,9 @@ impl<'a> Children<'a> {
         flags: u64,
         stack: sys::Stack<'a>,
         returns: Return<'_>,
+        told: &Told,
         body: &F,
-    ) -> sys::Result<sys::Cloned> {
+    ) -> sys::Result<libc::pid_t> {
         let Some(Step::Clone { namespaces, memory, .. }) = self.plan.steps.get(clone) else {
             return Err(Errno(libc::EINVAL));
         };
@@ -253,9 +241,9 @@ impl<'a> Children<'a> {
         let shared = libc::CLONE_VM as u64;
         // SAFETY: The steps are taken by system calls on data that outlives the child's use of it, and end in exec or
         // exit: nothing on the way allocates, locks, panics or touches thread-local storage. Who clones with
-        // `Return::AtOnce` waits for the word, here in the cell, and again in the host if the cell is killed.
+        // `Return::AtOnce` waits for the word; the host reaps what a killed cell leaves before this memory goes.
         #[allow(unsafe_code)]
-        let clone = |flags| unsafe { sys::clone(flags, stack, returns, body) };
+        let clone = |flags| unsafe { sys::clone(flags, stack, returns, told, body) };
         match memory {
             Memory::Shared => clone(flags | shared),
             Memory::Copied => clone(flags),

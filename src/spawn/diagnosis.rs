@@ -51,7 +51,7 @@ pub(super) fn died(plan: &Plan, step: usize, ended: Option<Ended>) -> Error {
     let layer = plan.steps.get(step).map_or(Layer::Process, Step::layer);
     let cause = match ended {
         Some(ended) => format!("a signal ended the process: {}", ended.status),
-        None => "somebody else has reaped the process".to_owned(),
+        None => "the process has ended in the middle of it".to_owned(),
     };
     Error::new(layer, ErrorKind::Os, words, cause)
 }

@@ -17,9 +17,9 @@ use nix::unistd::pipe2;
 
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{self, Given, Launch, Memory, Plan, Step};
+use crate::plan::{self, Given, Launch, Plan, Step};
 use crate::postfork::{Children, Context, Report, Reports};
-use crate::sys::{self, Arena, Ended, Errno, SignalSet};
+use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
 
 pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use process::{Cell, Process};
@@ -67,10 +67,10 @@ fn start_single(children: Children<'_>, launch: &Launch, report: &Report) -> Res
     let blocked = BlockedSignals::new()?;
     let cloned = children.clone_single(launch, report);
     drop(blocked);
-    match cloned {
-        Err(Errno(errno)) => Err(diagnosis::failed(children.plan, launch.clone, errno)),
-        Ok(cloned) => check(children, launch, report, Process::new(cloned.pid, cloned.pidfd.into())),
-    }
+    let failed = |errno| diagnosis::failed(children.plan, launch.clone, errno);
+    cloned.map_err(|Errno(errno)| failed(errno))?;
+    let process = report.process.take().map(Process::from).ok_or_else(|| failed(libc::ECHILD))?;
+    check(children, launch, report, process)
 }
 
 /// Starts the cell, and returns when the program has been executed in it.
@@ -80,25 +80,27 @@ fn start_cell(
     lifeline: Option<(OwnedFd, OwnedFd)>,
 ) -> Result<(Option<Cell>, Process)> {
     let Children { plan, reports, .. } = children;
+    let told = Told::default();
     let blocked = BlockedSignals::new()?;
-    let cloned = children.clone_cell(cell);
+    let cloned = children.clone_cell(cell, &told);
     drop(blocked);
-    let cloned = cloned.map_err(|Errno(errno)| diagnosis::failed(plan, cell.clone, errno))?;
-    // It has ended: only this thread can wait for it by its id.
-    let ended = sys::wait(sys::Target::Pid(cloned.pid), 0);
-    let process = |report: &Report| report.cloned().map(|(pid, pidfd)| Process::from_raw(pid, pidfd));
-    let program = process(&reports.program);
-    // A cell ends after init's execution, unless it is killed. Then init may wait for it, and in this memory.
-    if let (None, Some((_, host_end))) = (&program, &lifeline) {
-        let _ = sys::shutdown(host_end.as_fd());
-        if matches!(plan.steps.get(cell.clone), Some(Step::Clone { memory: Memory::Shared, .. })) {
-            sys::wait_for_zero(&reports.init_sets_up);
+    cloned.map_err(|Errno(errno)| diagnosis::failed(plan, cell.clone, errno))?;
+    let ended = told.take().map(Process::from).ok_or(Errno(libc::ECHILD)).and_then(|cell| cell.wait(0));
+    let [init, program] = [&reports.init, &reports.program].map(|report| report.process.take().map(Process::from));
+    if !has_finished(children, &ended) {
+        // Killed, it may leave processes that are still being set up in this memory: they end before that goes. The
+        // program first: init ends only when all other processes of its namespace are reaped.
+        for process in [program, init].into_iter().flatten() {
+            let _ = process.kill();
+            let _ = process.wait(0);
         }
+        let step = if plan.steps.get(reports.cell.step()).is_some() { reports.cell.step() } else { cell.clone };
+        return Err(diagnosis::died(plan, step, ended.ok().flatten()));
     }
-    let init = process(&reports.init).zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer));
-    let program = check_cell(children, cell, program, ended)?;
+    let init = init.zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer));
+    let program = check_cell(children, cell, program)?;
     if let Some(Err(Errno(errno))) = init.as_ref().map(Cell::started) {
-        // Before the cell is dropped: init ends only when all processes of the cell are reaped.
+        // Before the cell is dropped, for the same reason.
         let _ = program.kill();
         let _ = program.wait(0);
         return Err(Error::os(Layer::Process, "tell init", errno));
@@ -106,27 +108,35 @@ fn start_cell(
     Ok((init, program))
 }
 
+/// Whether a cell has come to an end of its own. If somebody else has reaped it, how far the program is tells.
+fn has_finished(children: Children<'_>, ended: &sys::Result<Option<Ended>>) -> bool {
+    match ended {
+        Ok(Some(ended)) => ended.code == libc::CLD_EXITED,
+        _ => children.reports.program.step() + 1 == children.plan.program.body.end,
+    }
+}
+
 /// Tells which of the processes of a cell has failed, if one has.
-fn check_cell(
-    children: Children<'_>,
-    cell: &plan::Cell,
-    program: Option<Process>,
-    ended: sys::Result<Option<Ended>>,
-) -> Result<Process> {
+fn check_cell(children: Children<'_>, cell: &plan::Cell, program: Option<Process>) -> Result<Process> {
     let Children { plan, reports, .. } = children;
     if let Some(program) = program {
         return check(children, &plan.program, &reports.program, program);
     }
+    // A signal has ended init in the middle of a step: then there can be no program in its namespace.
+    let step = reports.init.step();
+    let is_ready = |init: &Launch| step + 1 == init.body.end;
+    let started = plan.steps.get(step).is_some();
+    if started && reports.init.fault().is_none() && !cell.init.as_ref().is_none_or(is_ready) {
+        return Err(diagnosis::died(plan, step, None));
+    }
     // A cell that has failed ends the lifeline, where init then waits for the namespace in vain. Every other failure of
     // init's is its own, and says more: a user namespace that is worth nothing fails both, and its maps show it best.
-    let waited = matches!(plan.steps.get(reports.init.step()), Some(Step::JoinNetwork));
+    let waited = matches!(plan.steps.get(step), Some(Step::JoinNetwork));
     let order = if waited { [&reports.cell, &reports.init] } else { [&reports.init, &reports.cell] };
-    if let Some((report, fault)) = order.into_iter().find_map(|report| Some((report, report.fault()?))) {
-        return Err(diagnosis::step(plan, report, reports, fault));
+    match order.into_iter().find_map(|report| Some((report, report.fault()?))) {
+        Some((report, fault)) => Err(diagnosis::step(plan, report, reports, fault)),
+        None => Err(diagnosis::died(plan, reports.cell.step(), None)),
     }
-    let killed = cell.init.as_ref().filter(|init| reports.init.step() + 1 != init.body.end);
-    let report = if killed.is_some() { &reports.init } else { &reports.cell };
-    Err(diagnosis::died(plan, report.step(), ended.ok().flatten()))
 }
 
 /// Tells a process that has executed its program from one that has failed before.

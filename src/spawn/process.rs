@@ -1,8 +1,8 @@
 //! Owning processes: by pidfd, so that no process id is ever mistaken for another.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use crate::sys::{self, Ended};
+use crate::sys::{self, Cloned, Ended};
 
 /// A child of the host process. Dropping it does not end it.
 #[derive(Debug)]
@@ -11,8 +11,9 @@ pub(crate) struct Process {
     pidfd: OwnedFd,
 }
 
-impl Process {
-    pub(super) fn new(pid: libc::pid_t, pidfd: OwnedFd) -> Self {
+impl From<Cloned> for Process {
+    fn from(Cloned { pid, pidfd }: Cloned) -> Self {
+        let pidfd = OwnedFd::from(pidfd);
         // A host that has closed a standard stream would get it there, and the next sandbox would inherit it.
         let pidfd = match pidfd.as_raw_fd() {
             0..=2 => super::duplicate_from(pidfd.as_fd(), 3).unwrap_or(pidfd),
@@ -20,17 +21,12 @@ impl Process {
         };
         Self { pid, pidfd }
     }
+}
 
-    /// Takes over what a go-between has cloned.
-    #[allow(unsafe_code)]
-    pub(super) fn from_raw(pid: libc::pid_t, pidfd: RawFd) -> Self {
-        // SAFETY: The go-between has made the descriptor in the table that it shares with this process, and given it up.
-        Self::new(pid, unsafe { OwnedFd::from_raw_fd(pidfd) })
-    }
-
+impl Process {
     /// Waits for the end with waitid(2), and reaps.
     pub(crate) fn wait(&self, options: i32) -> sys::Result<Option<Ended>> {
-        sys::wait(sys::Target::Pidfd(self.as_fd()), options)
+        sys::wait(self.as_fd(), options)
     }
 
     pub(crate) fn kill(&self) -> sys::Result<()> {

@@ -1,12 +1,10 @@
 //! A short-lived process that takes a few steps, to see whether this host lets it.
 
-use std::os::fd::AsFd;
-
-use super::{BlockedSignals, arena, children, diagnosis, own_devices};
+use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices};
 use crate::error::Result;
 use crate::plan::{Launch, Plan, Step};
 use crate::postfork::Context;
-use crate::sys::{self, Errno};
+use crate::sys::Errno;
 
 /// Takes `steps` in a process of their own, the first of which clones it, and says which one failed and why.
 ///
@@ -21,8 +19,8 @@ pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let blocked = BlockedSignals::new()?;
     let cloned = children(&plan, &context, &arena).clone_single(&plan.program, report);
     drop(blocked);
-    let process = cloned.map_err(|Errno(errno)| diagnosis::failed(&plan, 0, errno))?;
-    let ended = sys::wait(sys::Target::Pidfd(process.pidfd.as_fd()), 0).ok().flatten();
+    cloned.map_err(|Errno(errno)| diagnosis::failed(&plan, 0, errno))?;
+    let ended = report.process.take().and_then(|process| Process::from(process).wait(0).ok().flatten());
     match (report.fault(), ended) {
         (Some(fault), _) => Err(diagnosis::step(&plan, report, &arena, fault)),
         (None, Some(ended)) if ended.code != libc::CLD_EXITED => {

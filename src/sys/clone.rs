@@ -1,12 +1,11 @@
 //! Starting a child that runs a function of ours on a stack of its own.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::mem::size_of;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use std::os::fd::RawFd;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicI32, AtomicU32};
 
 use super::{Errno, Fd, Result, arch, call, check, exit};
 
@@ -123,6 +122,22 @@ pub(crate) struct Cloned {
     pub(crate) pidfd: Fd,
 }
 
+/// Where the kernel tells of a child, before that runs: so it is known even if the process that clones is killed.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// 0 for none. The descriptor counts only with this: it is written first, also if there is no child then.
+    pid: AtomicI32,
+    pidfd: AtomicI32,
+}
+
+impl Told {
+    /// Takes the child over, if there is one.
+    pub(crate) fn take(&self) -> Option<Cloned> {
+        let pid = self.pid.swap(0, Acquire);
+        (pid != 0).then(|| Cloned { pid, pidfd: Fd::new(self.pidfd.load(Acquire) as usize) })
+    }
+}
+
 /// `struct clone_args` of clone3(2), as it was first (Linux 5.3).
 #[repr(C)]
 #[derive(Default)]
@@ -147,54 +162,57 @@ pub(crate) enum Return<'a> {
     AtOnce(&'a AtomicU32),
 }
 
-/// Clones a child that runs `child` and ends in exec or exit.
+/// Clones a child that runs `child` and ends in exec or exit. Returns its process id; `told` has the pidfd too.
 ///
-/// The exit signal is 0, so that a child that never reaches exec sends no SIGCHLD. `CLONE_PIDFD` is added to `flags`. Where clone3(2) is not to be had (ENOSYS, as container engines' filters say; EPERM, as
-/// others do), clone(2) serves, which differs in nothing for flags below 2^32.
+/// The exit signal is 0, so that a child that never reaches exec sends no SIGCHLD. Where clone3(2) is not to be had
+/// (ENOSYS, as container engines' filters say; EPERM, as others do), clone(2) serves, which differs in that it tells the
+/// process id only when it returns.
 ///
 /// # Safety
 ///
 /// `child` must be sound to run in a new process: with `CLONE_VM` in this memory while the calling thread is
 /// suspended, else in a copy of it. It must not allocate, lock, panic or touch thread-local storage, and must not
-/// return. With [`Return::AtOnce`], the stack and the closure must stay until the word is 0.
-pub(crate) unsafe fn clone<F: Fn()>(flags: u64, stack: Stack<'_>, returns: Return<'_>, child: &F) -> Result<Cloned> {
+/// return. With [`Return::AtOnce`], the stack and the closure must stay until the word is 0, or the child is reaped.
+pub(crate) unsafe fn clone<F: Fn()>(
+    flags: u64,
+    stack: Stack<'_>,
+    returns: Return<'_>,
+    told: &Told,
+    child: &F,
+) -> Result<libc::pid_t> {
     let (extra, tid) = match returns {
         Return::AfterExec => (libc::CLONE_VFORK, 0),
-        Return::AtOnce(word) => (libc::CLONE_CHILD_CLEARTID, word.as_ptr() as usize),
+        Return::AtOnce(word) => {
+            word.store(1, Relaxed);
+            (libc::CLONE_CHILD_CLEARTID, word.as_ptr() as usize)
+        }
     };
     let flags = flags | (extra | libc::CLONE_PIDFD) as u64;
-    let mut pidfd: RawFd = -1;
-    let pidfd_at = &raw mut pidfd as usize;
+    let pidfd = told.pidfd.as_ptr() as usize;
     let closure = core::ptr::from_ref(child).cast_mut().cast::<c_void>();
-    // The kernel sets the word if there is a child, and before that runs: who is killed in the call leaves no word set
-    // that nobody would clear.
-    let set = if tid == 0 { 0 } else { libc::CLONE_PARENT_SETTID as u64 };
     let args = CloneArgs {
-        flags: flags | set,
-        pidfd: pidfd_at as u64,
+        flags: flags | libc::CLONE_PARENT_SETTID as u64,
+        pidfd: pidfd as u64,
         child_tid: tid as u64,
-        parent_tid: tid as u64,
+        parent_tid: told.pid.as_ptr() as u64,
         stack: stack.bottom as u64,
         stack_size: STACK as u64,
         ..CloneArgs::default()
     };
     let clone3 = [&raw const args as usize, size_of::<CloneArgs>(), 0, 0, 0];
-    // SAFETY: `args` outlives the call, and the stack and the closure outlive the child's use of them: the parent is
-    // suspended until then, or waits for the word. The caller vouches for the rest.
+    // SAFETY: `args` and `told` outlive the call, and the stack and the closure outlive the child's use of them: the
+    // parent is suspended until then, or waits for the word. The caller vouches for the rest.
     let mut result = check(unsafe { arch::clone(libc::SYS_clone3, clone3, trampoline::<F>, closure) });
     if let Err(Errno(libc::ENOSYS | libc::EPERM)) = result {
-        if let Return::AtOnce(word) = returns {
-            word.store(1, Relaxed);
-        }
-        let clone = [flags as usize, stack.bottom + STACK, pidfd_at, tid, 0];
-        // SAFETY: As above. clone(2) puts the pidfd where it would else put the parent's copy of the tid.
+        let clone = [flags as usize, stack.bottom + STACK, pidfd, tid, 0];
+        // SAFETY: As above. clone(2) puts the pidfd where it would else put the process id.
         result = check(unsafe { arch::clone(libc::SYS_clone, clone, trampoline::<F>, closure) });
+        told.pid.store(result.map_or(0, |pid| pid as libc::pid_t), Release);
     }
     if let (Err(_), Return::AtOnce(word)) = (result, returns) {
         word.store(0, Relaxed);
     }
-    let pid = result?;
-    Ok(Cloned { pid: pid as libc::pid_t, pidfd: Fd::new(pidfd as c_int as usize) })
+    result.map(|pid| pid as libc::pid_t)
 }
 
 /// futex(2): waits until the word is 0.

@@ -280,15 +280,6 @@ pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Resul
     unsafe { call(libc::SYS_pidfd_send_signal, [raw(process), signal as usize, 0, 0]) }.map(drop)
 }
 
-/// What [`wait`] waits for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Target<'a> {
-    /// The process that this pidfd stands for.
-    Pidfd(BorrowedFd<'a>),
-    /// The child with this id.
-    Pid(libc::pid_t),
-}
-
 /// How a process ended, with what it used.
 #[derive(Clone, Copy)]
 pub(crate) struct Ended {
@@ -302,16 +293,13 @@ pub(crate) struct Ended {
 
 /// waitid(2) for the end of a child, whatever its exit signal: reaps it, blocking if `options` has no `WNOHANG`.
 /// None means that it has not ended.
-pub(crate) fn wait(target: Target<'_>, options: c_int) -> Result<Option<Ended>> {
-    let (kind, id) = match target {
-        Target::Pidfd(fd) => (libc::P_PIDFD, raw(fd)),
-        Target::Pid(pid) => (libc::P_PID, pid as usize),
-    };
+pub(crate) fn wait(process: BorrowedFd<'_>, options: c_int) -> Result<Option<Ended>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     let options = (libc::WEXITED | libc::__WALL | options) as usize;
     loop {
-        let args = [kind as usize, id, info.as_mut_ptr() as usize, options, usage.as_mut_ptr() as usize];
+        let args =
+            [libc::P_PIDFD as usize, raw(process), info.as_mut_ptr() as usize, options, usage.as_mut_ptr() as usize];
         // SAFETY: The kernel writes one `siginfo_t` and one `struct rusage`.
         match unsafe { call(libc::SYS_waitid, args) } {
             Err(Errno(libc::EINTR)) => {}
