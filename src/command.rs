@@ -120,6 +120,9 @@ impl Command {
     }
 
     /// Passes a descriptor under `number`, from 3 on. Nothing else but the three streams arrives.
+    ///
+    /// What is not protected: what the descriptor gives. A directory leads to all that is around it in the host's file
+    /// system, where only Landlock keeps files from being opened; a socket reaches whoever listens.
     pub fn fd(&mut self, number: i32, fd: impl Into<OwnedFd>) -> &mut Self {
         self.passed.push(Passed { number, fd: Arc::new(fd.into()) });
         self
@@ -160,7 +163,8 @@ impl Command {
         self.spawn()?.wait()
     }
 
-    /// Runs the program to its end, and collects what it writes.
+    /// Runs the program to its end, and collects what it writes: all of it, so that a program that writes without end fills
+    /// the host's memory.
     ///
     /// # Errors
     ///

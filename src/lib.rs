@@ -65,7 +65,12 @@
 //!
 //! - A kernel with an exploitable bug, side channels and covert channels.
 //! - What the caller hands in: sockets, FIFOs and devices below a bind or passed as descriptors, also below
-//!   [`bind_ro`](Sandbox::bind_ro); terminal escapes in output that is printed raw.
+//!   [`bind_ro`](Sandbox::bind_ro); terminal escapes in output that is printed raw. A directory that is passed as a
+//!   descriptor, or inherited as a stream, leads to everything around it: Landlock alone opens nothing there. The mode
+//!   and times of a passed file can be changed by its owner.
+//! - Without Landlock, switched off or not in the kernel: a passed file can be opened anew for more than it was passed for,
+//!   and a program or an interpreter that is a link to `/proc/self/exe` makes the kernel execute the host's own program
+//!   file inside.
 //! - Paths of bind sources can be read in `/proc/self/mountinfo`.
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
 //!   nobody drop them there (user_namespaces(7)). Root's are dropped.

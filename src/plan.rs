@@ -6,6 +6,7 @@
 
 mod hint;
 mod step;
+mod words;
 
 use std::fmt;
 use std::ops::Range;
@@ -13,9 +14,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub(crate) use hint::hint;
-pub(crate) use step::{
-    Content, Escaped, Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, attr, os,
-};
+pub(crate) use step::{Content, Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, attr, os};
+pub(crate) use words::Escaped;
 
 /// Every step that a spawn takes, in order. Printed, it reads like the trace of the processes that take them.
 ///

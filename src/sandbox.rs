@@ -104,6 +104,9 @@ impl Sandbox {
     }
 
     /// Hides a file or directory inside behind an empty, read-only one. What does not exist needs no mask.
+    ///
+    /// What is not protected: the mask is over the path, and lasts as long as the sandbox. Below a writable bind, the
+    /// program can move a directory above it, and then a later sandbox finds the file elsewhere.
     pub fn mask(self, path: impl AsRef<Path>) -> Self {
         self.mount(Mount::Mask(path.as_ref().into()))
     }

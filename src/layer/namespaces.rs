@@ -23,7 +23,8 @@ bitflags::bitflags! {
         /// The mount table, and with it the root file system: mount_namespaces(7).
         const MOUNT = libc::CLONE_NEWNS as u32;
         /// Process ids: pid_namespaces(7). Without it there is no init that ends what the program leaves behind,
-        /// and no /proc inside.
+        /// and no /proc inside; and a process that the program has left behind to trace it can keep
+        /// [`Child::wait`](crate::Child::wait) from returning.
         const PID = libc::CLONE_NEWPID as u32;
         /// Network interfaces, addresses and abstract sockets: network_namespaces(7).
         const NET = libc::CLONE_NEWNET as u32;

@@ -5,6 +5,8 @@ use super::{Fault, Operand, Step};
 /// A remedy, where one is known.
 pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
     let hint = match (step, fault.operand, fault.errno) {
+        (Step::WriteProc { .. }, _, libc::ENOENT) => "/proc is not mounted in this host process's view",
+        (_, _, libc::EFBIG) => "the host process has a limit on the size of files: RLIMIT_FSIZE",
         (Step::Proc { .. }, Operand::Call, libc::EPERM) => {
             "the /proc of this host is partly masked, as in a container, and the kernel then lets nobody mount a new \
              one: run the outer container with its /proc unmasked, or leave Namespaces::PID out"

@@ -78,7 +78,7 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
-/// Lowers the root; returns on how many file systems of the sandbox's own files can be made.
+/// Lowers the root: what it comes from, what is in it, and the seal.
 pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> {
     let mut content = Vec::new();
     if *setting.root == Source::Host {

@@ -1,0 +1,212 @@
+//! The words of the steps: for plans, and for errors.
+
+use std::fmt;
+
+use super::{HostPath, Inside, MapLines, Memory, Step, attr};
+
+impl fmt::Display for HostPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Escaped(self.0.to_bytes()).fmt(f)
+    }
+}
+
+impl fmt::Display for Inside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Escaped(self.path.to_bytes()).fmt(f)
+    }
+}
+
+/// Bytes that may have been chosen by somebody else, with everything but printable ASCII and UTF-8 escaped.
+pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for char in chunk.valid().chars() {
+                match char {
+                    char if char.is_control() => write!(f, "{}", char.escape_default())?,
+                    char => write!(f, "{char}")?,
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of namespaces, as their clone flags.
+struct Flags(u64);
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [
+            (libc::CLONE_NEWUSER, "user"),
+            (libc::CLONE_NEWNS, "mount"),
+            (libc::CLONE_NEWPID, "pid"),
+            (libc::CLONE_NEWNET, "net"),
+            (libc::CLONE_NEWIPC, "ipc"),
+            (libc::CLONE_NEWUTS, "uts"),
+            (libc::CLONE_NEWCGROUP, "cgroup"),
+            (libc::CLONE_NEWTIME, "time"),
+        ];
+        let names = names.iter().filter(|(flag, _)| self.0 & *flag as u64 != 0);
+        let names: Vec<_> = names.map(|(_, name)| *name).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl fmt::Display for MapLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, [inside, outside, count]) in self.lines.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{inside} {outside} {count}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Capabilities, by their mask.
+struct Kept(u64);
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("none"),
+            mask => write!(f, "{mask:#x}"),
+        }
+    }
+}
+
+/// A resource limit as getrlimit(2) has it.
+struct Amount(u64);
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            libc::RLIM64_INFINITY => f.write_str("unlimited"),
+            amount => write!(f, "{amount}"),
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Clone { process, namespaces: 0, memory } => write!(f, "clone {process}{memory}"),
+            Step::Clone { process, namespaces, memory } => write!(f, "clone {process} {}{memory}", Flags(*namespaces)),
+            Step::Maps { uid, gid } => {
+                let by = |map: &MapLines, helper| if map.helper { helper } else { "write" };
+                let (write_uid, write_gid) = (by(uid, "newuidmap"), by(gid, "newgidmap"));
+                write!(f, "{write_uid} uid_map {uid}; {write_gid} gid_map {gid}")
+            }
+            Step::WriteProc { path, data, .. } => {
+                write!(f, "write {} {}", Escaped(path.to_bytes()), String::from_utf8_lossy(data))
+            }
+            Step::EnterHolder { namespaces } => write!(f, "setns holder {}", Flags(*namespaces)),
+            Step::EndHolder => f.write_str("kill holder"),
+            Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
+            Step::PassNetwork => f.write_str("pass net to init"),
+            Step::JoinNetwork => f.write_str("setns net"),
+            Step::LoopbackUp => f.write_str("lo up"),
+            Step::Hostname { name } => write!(f, "sethostname {}", Escaped(name.to_bytes())),
+            Step::Domainname => f.write_str("setdomainname (none)"),
+            Step::Private => f.write_str("private /"),
+            Step::Workspace => f.write_str("tmpfs workspace"),
+            Step::RootEmpty => f.write_str("root empty"),
+            Step::RootDir { source } => write!(f, "root {source}"),
+            Step::RootLayered { source } => write!(f, "root {source} under a private layer"),
+            Step::OverlayTrial => f.write_str("overlay"),
+            Step::Dir { at } => write!(f, "dir {at}"),
+            Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.0.len()),
+            Step::Symlink { target, at } => write!(f, "symlink {} <- {at}", Escaped(target.to_bytes())),
+            Step::Bind { source, at, attributes } if attributes & attr::NO_DEV == 0 => {
+                write!(f, "device {source} -> {at}")
+            }
+            Step::Bind { source, at, attributes } if attributes & attr::READ_ONLY != 0 => {
+                write!(f, "bind_ro {source} -> {at}")
+            }
+            Step::Bind { source, at, .. } => write!(f, "bind {source} -> {at}"),
+            Step::Tmpfs { at, size, inodes, mode, .. } => {
+                let (size, inodes, mode) =
+                    (Escaped(size.to_bytes()), Escaped(inodes.to_bytes()), Escaped(mode.to_bytes()));
+                write!(f, "tmpfs {at} size={size} nr_inodes={inodes} mode={mode}")
+            }
+            Step::Proc { at } => write!(f, "proc {at}"),
+            Step::Devpts { at } => write!(f, "devpts {at}"),
+            Step::Mask { at } => write!(f, "mask {at}"),
+            Step::Protect { at } => write!(f, "read-only {at}"),
+            Step::Seal { at, .. } => write!(f, "seal {at}"),
+            Step::Pivot => f.write_str("pivot_root"),
+            Step::ExecInit { .. } => f.write_str("execveat init"),
+            Step::Setsid => f.write_str("setsid"),
+            Step::Inherit { fd } => write!(f, "inherit {fd}"),
+            Step::Install { what, fd, .. } => write!(f, "dup {what} -> {fd}"),
+            Step::InstallNull { fd, .. } => write!(f, "dup null -> {fd}"),
+            Step::CloseRest { ranges } => {
+                f.write_str("close_range")?;
+                for [first, last] in ranges {
+                    match *last {
+                        u32::MAX => write!(f, " {first}-")?,
+                        last => write!(f, " {first}-{last}")?,
+                    }
+                }
+                Ok(())
+            }
+            Step::OomScore { data } => write!(f, "oom_score_adj {}", String::from_utf8_lossy(data)),
+            Step::Nice => f.write_str("sched_setattr SCHED_OTHER nice 0"),
+            Step::IoPriority => f.write_str("ioprio_set default"),
+            Step::Affinity => f.write_str("sched_setaffinity all"),
+            Step::Personality => f.write_str("personality linux"),
+            Step::TimerSlack { nanoseconds } => write!(f, "timer slack {nanoseconds} ns"),
+            Step::Umask { mask } => write!(f, "umask {mask:03o}"),
+            Step::Limit { name, soft, hard, .. } => write!(f, "rlimit {name} {}:{}", Amount(*soft), Amount(*hard)),
+            Step::DropGroups => f.write_str("setgroups none"),
+            Step::SetGid { id } => write!(f, "setresgid {id}"),
+            Step::SetUid { id } => write!(f, "setresuid {id}"),
+            Step::Securebits { bits } => write!(f, "securebits {bits:#x}"),
+            Step::BoundingSet { kept } => write!(f, "bounding set {}", Kept(*kept)),
+            Step::AmbientSet => f.write_str("ambient set none"),
+            Step::CapabilitySets { kept } => write!(f, "capset {}", Kept(*kept)),
+            Step::RaiseAmbient { kept } => write!(f, "ambient set {}", Kept(*kept)),
+            Step::NoNewPrivs => f.write_str("no_new_privs"),
+            Step::Chdir { path } => write!(f, "chdir {}", Escaped(path.to_bytes())),
+            Step::LandlockRuleset { handled, .. } => {
+                let parts = [(handled.fs, " files"), (handled.net, " tcp"), (handled.scoped, " signals,sockets")];
+                f.write_str("ruleset")?;
+                parts.iter().filter(|(bits, _)| *bits != 0).try_for_each(|(_, name)| f.write_str(name))
+            }
+            Step::LandlockPath { path, access, .. } => {
+                let kinds = [(1 << 2, "r"), (1 << 1, "w"), (1 << 0, "x")];
+                let kinds: String = kinds.iter().filter(|(bit, _)| access & bit != 0).map(|(_, kind)| *kind).collect();
+                write!(f, "allow {kinds} {}", Escaped(path.to_bytes()))
+            }
+            Step::LandlockPort { port, access } => {
+                write!(f, "allow {} tcp {port}", if access & 1 != 0 { "bind" } else { "connect" })
+            }
+            Step::LandlockPassed { fds, .. } => {
+                f.write_str("allow files passed as")?;
+                fds.iter().try_for_each(|fd| write!(f, " {fd}"))
+            }
+            Step::LandlockRestrict { flags: 0 } => f.write_str("restrict_self"),
+            Step::LandlockRestrict { .. } => f.write_str("restrict_self audited"),
+            Step::Seccomp { program } => write!(f, "filter of {} instructions", program.len()),
+            Step::Signals => f.write_str("signals default"),
+            Step::Exec { program, argv, .. } if f.alternate() => {
+                let args: Vec<_> = argv.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+                write!(f, "execve {} {args:?}", Escaped(program.to_bytes()))
+            }
+            Step::Exec { program, .. } => write!(f, "execve {}", Escaped(program.to_bytes())),
+        }
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Memory::Copied => f.write_str(" in copied memory"),
+            Memory::Shared | Memory::SharedIfAllowed => Ok(()),
+        }
+    }
+}
