@@ -148,6 +148,9 @@ impl<'a> Resolved<'a> {
         // Descriptors before the limits: a low limit of open files must not be in the way.
         let given = fds::lower(streams, &command.passed, steps)?;
         // What is inherited, before the capabilities that may better it are gone.
+        if !self.has(Namespaces::PID) {
+            self.lower_inherited(steps);
+        }
         process::lower_state(steps);
         limits::lower(steps);
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
@@ -173,6 +176,12 @@ impl<'a> Resolved<'a> {
         Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?;
         let report = self.report((restricted, landlock.lacking), seccomp);
         Ok((given, report))
+    }
+
+    /// What a process has from the one that clones it: with a cell, that has the time to set it.
+    fn lower_inherited(&self, steps: &mut Vec<Step>) {
+        process::lower_priorities(steps);
+        capabilities::lower_bounding_set(self.sandbox.capabilities, self.privileged(), steps);
     }
 
     /// The rules that say in Landlock's terms what the steps inside have mounted.
@@ -262,7 +271,9 @@ impl<'a> Resolved<'a> {
         let init = Launch { clone: clone_init, body: plan.extend(inside) };
         // The network namespace takes longer to make than all others together: meanwhile, the root is built.
         let network = unshare(self.own & Namespaces::NET).into_iter().chain(net.then_some(Step::PassNetwork));
-        let meanwhile = plan.extend(network.chain(unshare(self.own & Namespaces::TIME)));
+        let mut inherited = Vec::new();
+        self.lower_inherited(&mut inherited);
+        let meanwhile = plan.extend(network.chain(unshare(self.own & Namespaces::TIME)).chain(inherited));
         plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
         plan.program = Launch { clone, body: plan.extend(program) };

@@ -116,7 +116,14 @@ pub(crate) fn lower_first(kept: Capabilities, privileged: bool, steps: &mut Vec<
     }
 }
 
-/// Drops every capability that is not kept from all five sets. Without privilege there is none, and no_new_privs is
+/// Limits what can be gained, for whoever is cloned later too. It takes nothing that is in force.
+pub(crate) fn lower_bounding_set(kept: Capabilities, privileged: bool, steps: &mut Vec<Step>) {
+    if privileged {
+        steps.push(Step::BoundingSet { kept: kept.bits() });
+    }
+}
+
+/// Drops every capability that is not kept from the other four sets. Without privilege there is none, and no_new_privs is
 /// what holds.
 pub(crate) fn lower(kept: Capabilities, privileged: bool, steps: &mut Vec<Step>) -> Result<()> {
     if !privileged && !kept.is_empty() {
@@ -125,7 +132,7 @@ pub(crate) fn lower(kept: Capabilities, privileged: bool, steps: &mut Vec<Step>)
     }
     let kept = kept.bits();
     if privileged {
-        steps.extend([Step::BoundingSet { kept }, Step::AmbientSet]);
+        steps.push(Step::AmbientSet);
     }
     steps.push(Step::CapabilitySets { kept });
     if kept != 0 {

@@ -17,17 +17,20 @@ pub(crate) fn lower_session(steps: &mut Vec<Step>) {
     steps.push(Step::Setsid);
 }
 
-/// Priorities and masks.
-pub(crate) fn lower_state(steps: &mut Vec<Step>) {
+/// What the program inherits from whoever clones it, and can be set there.
+pub(crate) fn lower_priorities(steps: &mut Vec<Step>) {
     steps.extend([
-        Step::OomScore { data: OOM_SCORE },
         Step::Nice,
         Step::IoPriority,
         Step::Affinity,
         Step::Personality,
         Step::TimerSlack { nanoseconds: TIMER_SLACK },
-        Step::Umask { mask: 0o022 },
     ]);
+}
+
+/// What the program's process sets by itself.
+pub(crate) fn lower_state(steps: &mut Vec<Step>) {
+    steps.extend([Step::OomScore { data: OOM_SCORE }, Step::Umask { mask: 0o022 }]);
 }
 
 /// The working directory: after the capabilities are gone, so that the program could go there itself.

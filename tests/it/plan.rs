@@ -60,13 +60,18 @@ const DEV: &str = "
   mount         seal /dev
 ";
 
-const STATE: &str = "
-  process       oom_score_adj 500
+/// What the program inherits: from the cell, where there is one with an init.
+const INHERITED: &str = "
   process       sched_setattr SCHED_OTHER nice 0
   process       ioprio_set default
   process       sched_setaffinity all
   process       personality linux
   process       timer slack 50000 ns
+  capabilities  bounding set none
+";
+
+const STATE: &str = "
+  process       oom_score_adj 500
   process       umask 022
   limits        rlimit AS unlimited:unlimited
   limits        rlimit CORE 1:1
@@ -112,6 +117,7 @@ const REST: &str = "
 cell:
   namespaces    unshare net
   network       pass net to init
+<inherited>
   namespaces    clone program
 program:
   process       setsid
@@ -121,7 +127,6 @@ program:
   fds           close_range 3-
 <state>
   capabilities  securebits 0xef
-  capabilities  bounding set none
   capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -156,6 +161,7 @@ fn expand(golden: &str) -> String {
             "<proc>" => text.push_str(&PROC[1..]),
             "<dev>" => text.push_str(&DEV[1..]),
             "<state>" => text.push_str(&STATE[1..]),
+            "<inherited>" => text.push_str(&INHERITED[1..]),
             line => writeln!(text, "{line}").unwrap(),
         }
     }
@@ -301,6 +307,12 @@ const PROGRAM: &str = "
   fds           dup null -> 1
   fds           dup null -> 2
   fds           close_range 3-
+  process       sched_setattr SCHED_OTHER nice 0
+  process       ioprio_set default
+  process       sched_setaffinity all
+  process       personality linux
+  process       timer slack 50000 ns
+<privileged>  capabilities  bounding set none
 <state>
 ";
 
@@ -311,16 +323,16 @@ fn no_namespaces() {
 host:
   namespaces    clone program
 program:
-{PROGRAM}<root>  capabilities  securebits 0xef
+{}<root>  capabilities  securebits 0xef
 <leaves>  ids           setgroups none
-<root>  capabilities  bounding set none
 <root>  capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
   process       chdir /
   process       signals default
   exec          execve /program []
-"
+",
+        PROGRAM.replace("<privileged>", "<root>")
     );
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::empty())), &golden);
 }
@@ -343,9 +355,9 @@ fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
   namespaces    sethostname belljar
   namespaces    setdomainname (none)
 ";
+    let program_steps = PROGRAM.replace("<privileged>", "");
     let rest = "
   capabilities  securebits 0xef
-  capabilities  bounding set none
   capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -361,7 +373,7 @@ program:
   ids           write /proc/self/setgroups deny
   ids           write /proc/self/uid_map <uid> <uid> 1
   ids           write /proc/self/gid_map <gid> <gid> 1
-{names}{mounts}{PROGRAM}{rest}"
+{names}{mounts}{program_steps}{rest}"
     );
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::default() - Namespaces::PID)), &golden);
     // A process has to be in the user namespace already to make one for times, and the program would see the holder.
@@ -381,7 +393,7 @@ cell:
   namespaces    unshare time
   namespaces    clone program mount,net,ipc,uts,cgroup
 program:
-{names}{mounts}{PROGRAM}{rest}"
+{names}{mounts}{program_steps}{rest}"
     );
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::all() - Namespaces::PID)), &golden);
 }
@@ -389,8 +401,8 @@ program:
 #[test]
 fn a_time_namespace_starts_with_the_program() {
     let tmp = "  mount         tmpfs /tmp size=1073741824 nr_inodes=65536 mode=1777\n";
-    let clone = "  namespaces    clone program\n";
-    let rest = REST.replace(clone, &format!("  namespaces    unshare time\n{clone}"));
+    let inherited = "<inherited>\n";
+    let rest = REST.replace(inherited, &format!("  namespaces    unshare time\n{inherited}"));
     let golden = format!("{OWN_MAPS}  mount         root empty\n<proc>\n<dev>\n{tmp}{rest}");
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::all())), &golden);
 }
