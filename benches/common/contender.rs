@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use belljar::{Rootfs, Sandbox};
+use belljar::{Landlock, Rootfs, Sandbox, Seccomp};
 
 use super::{Bench, Result};
 
@@ -76,6 +76,12 @@ pub(crate) fn fork(bench: &Bench) -> Result<Contender> {
 pub(crate) fn host(bench: &Bench) -> Result<Contender> {
     let sandbox = host_policy(bench)?;
     Ok(Contender::new("belljar host", move || outcome(&sandbox)))
+}
+
+/// The same without Landlock and the filter of system calls: namespaces and mounts alone.
+pub(crate) fn bare(bench: &Bench) -> Result<Contender> {
+    let policy = host_policy(bench)?.landlock(Landlock::off()).seccomp(Seccomp::off());
+    Ok(sandbox("belljar bare", policy))
 }
 
 /// The least that runs the program: an empty root and one bind, with /proc, /dev and /tmp as always.
