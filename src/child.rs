@@ -228,9 +228,22 @@ impl Child {
         Ok(Some(outcome))
     }
 
+    /// What the pidfd tells of a program that is gone. waitid(2) has no child any more a moment before it does.
+    fn exit_info(&self) -> crate::sys::Result<i32> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        loop {
+            match self.program.exit_info() {
+                Err(Errno(libc::ENODATA)) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                result => return result,
+            }
+        }
+    }
+
     /// The status of a program that somebody else has reaped.
     fn status_after_reaping(&self, Errno(errno): Errno) -> Result<(ExitStatus, Usage)> {
-        match self.program.exit_info() {
+        match self.exit_info() {
             Ok(status) => Ok((ExitStatus::from_raw(status), Usage::default())),
             Err(_) => Err(Error::os(Layer::Process, "wait", errno).with_hint(
                 "the host process ignores SIGCHLD, or waits for any child: before Linux 6.15 the status is lost then",
