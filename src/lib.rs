@@ -58,8 +58,9 @@
 //! - The outcome is true: it comes from the kernel, and nothing inside can forge it.
 //! - Of the host process's environment, descriptors, memory and arguments nothing can be seen.
 //!
-//! What can be reached, signalled or gained is held by two layers at least: mounts and Landlock, namespaces and Landlock,
-//! capabilities and the filter of system calls. SECURITY.md names the checks of each guarantee.
+//! Most attacks on files, network, other processes and privilege are held by two layers at least: mounts and Landlock,
+//! namespaces and Landlock, capabilities and the filter of system calls. SECURITY.md names the checks of each
+//! guarantee; the suite behind them gives the reason for each that one layer holds alone.
 //!
 //! # What does not
 //!
@@ -85,7 +86,8 @@
 //!
 //! The parent compiles the policy to a flat list of steps, each one system call or an open-use-close triple, with its
 //! arguments already in kernel form. The children only take steps; on failure they hand back `(step, errno)`, and the
-//! parent owns the words. A *cell* is a set of namespaces kept alive by its init; a *program* enters a cell:
+//! parent owns the words. A *cell* makes the namespaces and clones two others in them, the *init*
+//! that keeps them alive and the *program*:
 //!
 //! ```text
 //! Sandbox + Command ──compile()──▶ Plan { steps } ──spawn()──▶ children: run(steps) ─▶ exec

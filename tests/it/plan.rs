@@ -91,7 +91,7 @@ const STATE: &str = "
   limits        rlimit SIGPENDING unlimited:unlimited
 ";
 
-/// The start of a plan in which the first process inside writes the maps.
+/// The start of a plan in which init writes the maps.
 const OWN_MAPS: &str = "
 host:
   namespaces    clone cell user,mount,ipc,uts,cgroup
