@@ -53,6 +53,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The kernel refused a step; [`Error::raw_os_error`] says how.
     Os,
+    /// An image, a layer or a program breaks its format, a digest or a limit.
+    InvalidImage,
 }
 
 /// A layer of the sandbox.
@@ -81,6 +83,8 @@ pub enum Layer {
     Seccomp,
     /// Executing the program.
     Exec,
+    /// Reading, unpacking and storing an image.
+    Image,
 }
 
 impl fmt::Display for Layer {
@@ -97,6 +101,7 @@ impl fmt::Display for Layer {
             Layer::Landlock => "landlock",
             Layer::Seccomp => "seccomp",
             Layer::Exec => "exec",
+            Layer::Image => "image",
         })
     }
 }
@@ -176,6 +181,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match (error.raw_os_error(), error.kind()) {
             (_, ErrorKind::InvalidPolicy) => io::ErrorKind::InvalidInput,
+            (_, ErrorKind::InvalidImage) => io::ErrorKind::InvalidData,
             (Some(errno), _) => io::Error::from_raw_os_error(errno).kind(),
             (None, ErrorKind::Unsupported) => io::ErrorKind::Unsupported,
             (None, ErrorKind::Os) => io::ErrorKind::Other,

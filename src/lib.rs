@@ -136,6 +136,8 @@ mod command;
 mod compile;
 mod error;
 pub mod host;
+#[cfg(feature = "image")]
+pub mod image;
 mod layer;
 mod outcome;
 mod plan;

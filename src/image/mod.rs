@@ -1,0 +1,1 @@
+//! Container images: snapshots of a userland, as files that engines and their tools write.
