@@ -35,6 +35,8 @@ pub struct Command {
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
     pub(crate) passed: Vec<Passed>,
+    /// The image of an agent, which runs in place of a program.
+    pub(crate) agent: Option<Arc<[u8]>>,
 }
 
 impl Command {
@@ -50,6 +52,7 @@ impl Command {
             stdout: None,
             stderr: None,
             passed: Vec::new(),
+            agent: None,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::layer::mount::{Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
-use crate::layer::{capabilities, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
+use crate::layer::{capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
 use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
@@ -173,7 +173,10 @@ impl<'a> Resolved<'a> {
         process::lower_signals(steps);
         // The filter last: it need not allow what sets a sandbox up, but for execve.
         let seccomp = self.lower_seccomp(steps)?;
-        Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?;
+        match &command.agent {
+            Some(image) => exec::lower_agent(image.clone(), steps),
+            None => Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?,
+        }
         let report = self.report((restricted, landlock.lacking), seccomp);
         Ok((given, report))
     }

@@ -131,6 +131,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("belljar runs programs on Linux: there is no sandbox elsewhere");
 
+mod agent;
 mod child;
 mod command;
 mod compile;
