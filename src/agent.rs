@@ -34,6 +34,12 @@ impl From<i32> for Arg {
     }
 }
 
+impl From<u32> for Arg {
+    fn from(number: u32) -> Arg {
+        Arg::Number(number.into())
+    }
+}
+
 impl From<u64> for Arg {
     fn from(number: u64) -> Arg {
         Arg::Number(number.cast_signed())
@@ -108,6 +114,10 @@ impl Calls {
             self.data.extend_from_slice(&value.to_le_bytes());
         }
         at
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.calls.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -224,11 +234,6 @@ impl Agent {
     pub(crate) fn run(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
         self.send(calls, fds)?;
         self.answer()
-    }
-
-    /// How many messages are not answered.
-    pub(crate) fn unanswered(&self) -> usize {
-        self.sent.len()
     }
 
     /// Takes one of the agent's descriptors over.

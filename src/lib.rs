@@ -153,7 +153,9 @@ pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Layer};
 #[cfg(feature = "image")]
-pub use image::{Image, ImageConfig, ImageOptions, LayerInfo};
+pub use image::{
+    Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits,
+};
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;

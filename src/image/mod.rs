@@ -8,11 +8,13 @@ mod choose;
 mod config;
 pub(crate) mod digest;
 mod document;
+mod layer;
 mod load;
 mod platform;
 mod run;
 mod signal;
 mod source;
+mod store;
 mod users;
 
 use std::fmt;
@@ -24,6 +26,9 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Escaped;
 pub use config::ImageConfig;
+pub use layer::UnpackLimits;
+pub use store::{Collected, Ownership, Progress, Store};
+pub(crate) use store::Stored;
 use digest::{Digest, Verified};
 use load::Loaded;
 pub(crate) use run::settle;
@@ -57,7 +62,11 @@ use source::{Section, Source};
 /// # Ok::<(), belljar::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Image(Arc<Inner>);
+pub struct Image {
+    inner: Arc<Inner>,
+    /// Its layers in a store, once they are there.
+    stored: Option<Arc<Stored>>,
+}
 
 struct Inner {
     path: PathBuf,
@@ -114,7 +123,8 @@ impl ImageOptions {
         let asked = choose::Asked::new(self.reference.as_deref(), self.platform.as_deref())?;
         let (loaded, reference) = choose::choose(&source, candidates, &asked)?;
         let platform = loaded.config.platform.to_string();
-        Ok(Image(Arc::new(Inner { path: path.to_owned(), source, loaded, reference, platform })))
+        let inner = Inner { path: path.to_owned(), source, loaded, reference, platform };
+        Ok(Image { inner: Arc::new(inner), stored: None })
     }
 }
 
@@ -135,27 +145,27 @@ impl Image {
 
     /// The digest of the manifest; in a docker archive, which has none with a digest, that of the configuration.
     pub fn digest(&self) -> &str {
-        self.0.loaded.digest.as_str()
+        self.inner.loaded.digest.as_str()
     }
 
     /// The name that the file gives to the image, or the first of them; the one that was asked for, if one was.
     pub fn reference(&self) -> Option<&str> {
-        self.0.reference.as_deref()
+        self.inner.reference.as_deref()
     }
 
     /// What the image is for: `linux/amd64`.
     pub fn platform(&self) -> &str {
-        &self.0.platform
+        &self.inner.platform
     }
 
     /// How the image is meant to be run.
     pub fn config(&self) -> &ImageConfig {
-        &self.0.loaded.config
+        &self.inner.loaded.config
     }
 
     /// The layers, the lowest first.
     pub fn layers(&self) -> &[LayerInfo] {
-        &self.0.loaded.layers
+        &self.inner.loaded.layers
     }
 
     /// The bytes of all layers, as they are stored.
@@ -163,12 +173,30 @@ impl Image {
         self.layers().iter().map(|layer| layer.size).fold(0, u64::saturating_add)
     }
 
+    /// Whom its unpacked files belong to; nothing before it is unpacked by a [`Store`].
+    pub fn ownership(&self) -> Option<Ownership> {
+        self.stored.as_ref().map(|stored| stored.ownership)
+    }
+
+    /// How many device files of the image, and how many extended attributes, its unpacked layers lack: no device works in a
+    /// sandbox, and attributes that could give rights or steer the kernel are left out.
+    pub fn left_out(&self) -> (u64, u64) {
+        self.stored.as_ref().map_or((0, 0), |stored| (stored.devices, stored.xattrs))
+    }
+
+    pub(crate) fn stored(&self) -> Option<&Arc<Stored>> {
+        self.stored.as_ref()
+    }
+
+    fn with_layers(&self, stored: Stored) -> Image {
+        Image { inner: self.inner.clone(), stored: Some(Arc::new(stored)) }
+    }
+
     /// Opens a layer, by its place from the lowest on.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the store"))]
     pub(crate) fn open_layer(&self, index: usize) -> Result<LayerBlob> {
-        let missing = || invalid(format!("layer {index}"), "there is no such layer").with_path(&self.0.path);
+        let missing = || invalid(format!("layer {index}"), "there is no such layer").with_path(&self.inner.path);
         let info = self.layers().get(index).ok_or_else(missing)?;
-        let section = self.0.source.file(&info.name).map_err(|error| error.with_path(&self.0.path))?;
+        let section = self.inner.source.file(&info.name).map_err(|error| error.with_path(&self.inner.path))?;
         let content = Verified::new(section.ok_or_else(missing)?, info.digest.clone(), Some(info.size));
         Ok(LayerBlob { info: info.clone(), content })
     }
@@ -177,7 +205,7 @@ impl Image {
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Image")
-            .field("path", &self.0.path)
+            .field("path", &self.inner.path)
             .field("digest", &self.digest())
             .field("reference", &self.reference())
             .field("platform", &self.platform())
@@ -225,7 +253,6 @@ pub(crate) struct LayerBlob {
     content: Verified<Section>,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for the store"))]
 impl LayerBlob {
     pub(crate) fn info(&self) -> &LayerInfo {
         &self.info

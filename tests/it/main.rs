@@ -35,6 +35,7 @@ mod public_api;
 mod report;
 mod root;
 mod seccomp;
+mod store;
 mod threads;
 mod tidy;
 mod toolchains;
