@@ -245,6 +245,10 @@ pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool 
 pub(crate) struct Stat {
     pub(crate) device: u64,
     pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The times of the last access and the last change of the content, in the form of utimensat(2).
+    pub(crate) times: [libc::timespec; 2],
     /// Which device the file itself is.
     special: u64,
 }
@@ -268,7 +272,10 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
     unsafe { call(libc::SYS_fstat, [raw(fd), stat.as_mut_ptr() as usize]) }?;
     // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
     let stat = unsafe { stat.assume_init() };
-    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, special: stat.st_rdev })
+    let time = |seconds, nanoseconds| libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let times = [time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec)];
+    let (uid, gid) = (stat.st_uid, stat.st_gid);
+    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, uid, gid, times, special: stat.st_rdev })
 }
 
 /// fchdir(2).

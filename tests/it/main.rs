@@ -37,3 +37,4 @@ mod seccomp;
 mod threads;
 mod tidy;
 mod toolchains;
+mod writes;
