@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
-use crate::layer::mount::{Setting, Source};
+use crate::layer::mount::{Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
@@ -126,8 +126,9 @@ impl<'a> Resolved<'a> {
                 true => Err(Error::invalid(Layer::Mount, "root", "a root or a mount needs Namespaces::MOUNT")),
             };
         }
+        let empty = Root::from(Source::Empty);
         let setting = Setting {
-            root: rootfs.as_ref().map_or(&Source::Empty, |root| &root.0),
+            root: rootfs.as_ref().map_or(&empty, |root| &root.0),
             mounts,
             pid_namespace: self.has(Namespaces::PID),
             private: !self.has(Namespaces::USER),
@@ -196,8 +197,10 @@ impl<'a> Resolved<'a> {
         let devices = inside.iter().any(|step| matches!(step, Step::Devpts { .. }));
         // The tmpfs of our own devices is read-only in the end.
         let sealed = |at: &Inside| devices && at.path.as_c_str() == c"/dev";
+        let root = || landlock::Place { path: c"/".into(), dir: true, write: true };
         let place = |step: &Step| {
             let (at, write) = match step {
+                step if mount::is_writable_root(step) => return Some(root()),
                 Step::Bind { at, attributes, .. } => (at, attributes & attr::READ_ONLY == 0),
                 Step::Tmpfs { at, .. } => (at, !sealed(at)),
                 Step::Proc { at } | Step::Devpts { at } | Step::Mask { at } | Step::Protect { at } => (at, false),

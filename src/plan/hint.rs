@@ -1,6 +1,6 @@
 //! What helps when a step has failed, as far as the step and the error number show it.
 
-use super::{Fault, Operand, Step};
+use super::{Fault, Operand, Step, Upper};
 
 /// A remedy, where one is known.
 pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
@@ -11,14 +11,15 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
             "the /proc of this host is partly masked, as in a container, and the kernel then lets nobody mount a new \
              one: run the outer container with its /proc unmasked, or leave Namespaces::PID out"
         }
-        (Step::RootLayered { .. } | Step::OverlayTrial, Operand::Call, libc::EPERM | libc::ENODEV) => {
-            "an overlay in a user namespace needs Linux 5.11 and the overlay module: make the mount points in the \
-             root directory instead"
+        (Step::RootOverlay { upper, .. }, operand, errno) => return overlay(upper, operand, errno),
+        (Step::OverlayTrial, Operand::Call, libc::EPERM | libc::ENODEV) => OVERLAY_MISSING,
+        (Step::RootCopy { .. }, _, libc::ENOSPC) => {
+            "the root directory holds more than its copy may: set size and inodes, or copy less"
         }
-        (Step::RootLayered { .. }, Operand::Call, libc::EINVAL) => {
-            "the file system of the root directory can't be a layer of an overlay: make the mount points in the root \
-             directory instead"
-        }
+        (Step::RootCopy { .. }, _, libc::EACCES) => "the caller may not read all of the root directory",
+        (Step::RootCopy { .. }, _, libc::ELOOP) => "the root directory is nested too deeply",
+        (Step::Place { .. }, Operand::Target, libc::ENOTDIR) => "a file is on the way to the target",
+        (Step::Place { .. }, Operand::Target, libc::EACCES) => MISSING_AT_NOBODYS,
         (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::ENOENT) => {
             "the target does not exist, and is not made because it lies in a directory of the host, or in /proc"
         }
@@ -29,10 +30,7 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
             Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. } | Step::Dir { .. } | Step::Symlink { .. },
             Operand::Target,
             libc::EACCES,
-        ) => {
-            "it is missing in a directory of the root whose owner is nobody inside, so that nothing can be made there: \
-             make it in the root directory, or map the owner"
-        }
+        ) => MISSING_AT_NOBODYS,
         // What move_mount(2) says to a directory over a file.
         (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::EINVAL) => {
             "a directory can be put only over a directory, and a file only over a file"
@@ -60,6 +58,49 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::Hostname { .. } | Step::LoopbackUp | Step::Workspace, _, libc::EPERM | libc::EACCES) => {
             "a security module may take capabilities away inside user namespaces; and Landlock, if this process is under \
              rules for files, forbids it to mount: use Namespaces::empty() there"
+        }
+        _ => return None,
+    };
+    Some(hint)
+}
+
+const MISSING_AT_NOBODYS: &str = "it is missing in a directory of the root whose owner is nobody inside, so that nothing \
+                                  can be made there: make it in the root directory, or map the owner";
+
+const OVERLAY_MISSING: &str = "an overlay in a user namespace needs Linux 5.11, and an overlay anywhere the overlay \
+                               module: make the mount points in the root directory, or use Rootfs::copied";
+
+/// What helps where layers can't be stacked.
+fn overlay(upper: &Upper, operand: Operand, errno: i32) -> Option<&'static str> {
+    let hint = match (upper, operand, errno) {
+        (_, Operand::Call, libc::EPERM | libc::ENODEV) => OVERLAY_MISSING,
+        (Upper::Tmpfs { .. }, Operand::Target, libc::EOPNOTSUPP) => {
+            "before Linux 6.6 a tmpfs has no attributes in user.*, without which an overlay can't remove directories: use \
+             Rootfs::copied, or Rootfs::overlay with a directory on a disk"
+        }
+        (_, Operand::Target, libc::EOPNOTSUPP) => {
+            "the file system has no attributes in user.*, without which an overlay can't remove directories: keep the \
+             changes on another"
+        }
+        (_, Operand::Target, libc::EWOULDBLOCK) => "another sandbox writes there: it has to end first",
+        (_, Operand::Target, libc::EACCES | libc::EROFS) => {
+            "the directory for the changes has to be the caller's, or the id's that root inside is mapped to, and writable"
+        }
+        (_, Operand::Target, libc::ELOOP | libc::ENOTDIR) => {
+            "\"diff\" and \"work\" in the directory for the changes have to be directories"
+        }
+        (_, Operand::Source, libc::ELOOP) => "the path of a layer has become a symbolic link",
+        (_, _, libc::EMFILE) => {
+            "every layer takes a descriptor for a moment: RLIMIT_NOFILE of the host process is too low"
+        }
+        (_, Operand::Call, libc::ELOOP) => "two of the directories are the same, or one lies in the other",
+        (Upper::Tmpfs { .. } | Upper::Kept { .. }, Operand::Call, libc::EINVAL) => {
+            "a file system of the directories can't be a layer of an overlay, as where the changes would be kept on an \
+             overlay, or another file system is mounted below one of them: use Rootfs::copied"
+        }
+        (_, Operand::Call, libc::EINVAL) => {
+            "the file system of the root directory can't be a layer of an overlay, or another is mounted below it: make \
+             the mount points in the root directory instead"
         }
         _ => return None,
     };

@@ -56,13 +56,24 @@ pub(crate) enum Step {
     Workspace,
     /// Makes an empty root.
     RootEmpty,
-    /// Makes a directory of the host the root, read-only.
+    /// Makes a directory of the host the root.
     RootDir {
         source: HostPath,
+        attributes: u64,
     },
-    /// Makes a directory of the host the root, under a private layer for what it lacks.
-    RootLayered {
-        source: HostPath,
+    /// Makes directories of the host the root, stacked, the first lowest.
+    RootOverlay {
+        lowers: Vec<HostPath>,
+        upper: Upper,
+    },
+    /// Puts a copy of the root, in a tmpfs, in its place.
+    RootCopy {
+        size: CString,
+        inodes: CString,
+    },
+    /// Makes a place for what is mounted on the next root.
+    Place {
+        at: Inside,
     },
     /// Mounts an overlay of empty directories, and lets go of it: only the probe does.
     OverlayTrial,
@@ -276,6 +287,21 @@ impl fmt::Debug for Content {
 #[derive(Clone, Debug)]
 pub(crate) struct HostPath(pub(crate) CString);
 
+/// What lies on top of the directories of an overlay.
+#[derive(Clone, Debug)]
+pub(crate) enum Upper {
+    /// Nothing: they have all that is needed.
+    Nothing,
+    /// A part of the workspace, for the places that they lack; it is sealed in the end.
+    Private,
+    /// The same, until the next root: there it lies below what the program writes, which so holds nothing of ours.
+    Stage,
+    /// A tmpfs of the sandbox's own.
+    Tmpfs { size: CString, inodes: CString },
+    /// A directory of the host.
+    Kept { base: HostPath },
+}
+
 /// What a path inside is, where it has to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InsideKind {
@@ -362,7 +388,13 @@ impl Step {
     pub(crate) fn path(&self, operand: Operand) -> Option<PathBuf> {
         let path = match (self, operand) {
             (Step::Bind { source, .. }, Operand::Source) => &source.0,
-            (Step::RootDir { source } | Step::RootLayered { source }, _) => &source.0,
+            (Step::RootDir { source, .. }, _) => &source.0,
+            (Step::RootOverlay { upper: Upper::Kept { base }, .. }, Operand::Target) => &base.0,
+            (Step::RootOverlay { lowers, .. }, Operand::Call | Operand::Source) => match lowers.as_slice() {
+                [only] => &only.0,
+                _ => return None,
+            },
+            (Step::Place { at }, _) => &at.path,
             (Step::Bind { at, .. } | Step::Dir { at } | Step::File { at, .. } | Step::Symlink { at, .. }, _) => {
                 &at.path
             }

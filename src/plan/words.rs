@@ -1,8 +1,9 @@
 //! The words of the steps: for plans, and for errors.
 
+use std::ffi::CStr;
 use std::fmt;
 
-use super::{HostPath, Inside, MapLines, Memory, Step, attr};
+use super::{HostPath, Inside, MapLines, Memory, Step, Upper, attr};
 
 impl fmt::Display for HostPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,8 +116,13 @@ impl fmt::Display for Step {
             Step::Private => f.write_str("private /"),
             Step::Workspace => f.write_str("tmpfs workspace"),
             Step::RootEmpty => f.write_str("root empty"),
-            Step::RootDir { source } => write!(f, "root {source}"),
-            Step::RootLayered { source } => write!(f, "root {source} under a private layer"),
+            Step::RootDir { source, attributes } if attributes & attr::READ_ONLY == 0 => {
+                write!(f, "root {source} writable")
+            }
+            Step::RootDir { source, .. } => write!(f, "root {source}"),
+            Step::RootOverlay { lowers, upper } => write!(f, "root {}{upper}", Stack(lowers)),
+            Step::RootCopy { size, inodes } => write!(f, "root copied to a tmpfs {}", Bounds(size, inodes)),
+            Step::Place { at } => write!(f, "place {at}"),
             Step::OverlayTrial => f.write_str("overlay"),
             Step::Dir { at } => write!(f, "dir {at}"),
             Step::File { at, data, .. } => write!(f, "file {at} ({} bytes)", data.0.len()),
@@ -129,9 +135,7 @@ impl fmt::Display for Step {
             }
             Step::Bind { source, at, .. } => write!(f, "bind {source} -> {at}"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {
-                let (size, inodes, mode) =
-                    (Escaped(size.to_bytes()), Escaped(inodes.to_bytes()), Escaped(mode.to_bytes()));
-                write!(f, "tmpfs {at} size={size} nr_inodes={inodes} mode={mode}")
+                write!(f, "tmpfs {at} {} mode={}", Bounds(size, inodes), Escaped(mode.to_bytes()))
             }
             Step::Proc { at } => write!(f, "proc {at}"),
             Step::Devpts { at } => write!(f, "devpts {at}"),
@@ -200,6 +204,40 @@ impl fmt::Display for Step {
             }
             Step::Exec { program, .. } => write!(f, "execve {}", Escaped(program.to_bytes())),
         }
+    }
+}
+
+/// The layers of a root, which may be hundreds.
+struct Stack<'a>(&'a [HostPath]);
+
+impl fmt::Display for Stack<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("empty"),
+            [only] => only.fmt(f),
+            [lowest, above @ ..] => write!(f, "{lowest} and {} more on it", above.len()),
+        }
+    }
+}
+
+impl fmt::Display for Upper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Upper::Nothing => Ok(()),
+            Upper::Private => f.write_str(" under a private layer"),
+            Upper::Stage => f.write_str(" under a layer for places"),
+            Upper::Tmpfs { size, inodes } => write!(f, " under a tmpfs {}", Bounds(size, inodes)),
+            Upper::Kept { base } => write!(f, " under {base}"),
+        }
+    }
+}
+
+/// The bounds of a tmpfs.
+struct Bounds<'a>(&'a CStr, &'a CStr);
+
+impl fmt::Display for Bounds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "size={} nr_inodes={}", Escaped(self.0.to_bytes()), Escaped(self.1.to_bytes()))
     }
 }
 

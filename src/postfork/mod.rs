@@ -4,7 +4,9 @@
 //! the other threads of the host, on the host's own heap, with the host's thread-local storage: so it makes raw
 //! system calls on prepared data, and its report is a few words that the parent reads afterwards.
 
+mod copy;
 mod mount;
+mod overlay;
 mod program;
 
 use core::ops::Range;
@@ -31,6 +33,8 @@ pub(crate) struct Context<'a> {
     pub(crate) given: &'a [RawFd],
     /// The devices of the file systems that this sandbox has made, and may make files on: 0 for a free place.
     pub(crate) own: &'a [AtomicU64],
+    /// Where the host gets the directory of what the program writes.
+    pub(crate) handover: RawFd,
 }
 
 /// What the children of one spawn tell the host, in memory that all of them see.
@@ -215,8 +219,15 @@ impl<'a> Children<'a> {
     }
 
     fn take(self, steps: Range<usize>, report: &Report) -> Done {
-        let mut state =
-            State { context: self.context, head: &self.reports.head, workspace: None, root: None, ruleset: None };
+        let mut state = State {
+            context: self.context,
+            head: &self.reports.head,
+            workspace: None,
+            root: None,
+            staged: None,
+            kept: None,
+            ruleset: None,
+        };
         for (index, step) in self.plan.steps.iter().enumerate().take(steps.end).skip(steps.start) {
             report.at(index);
             state.take(step)?;
@@ -268,6 +279,10 @@ struct State<'a> {
     workspace: Option<Fd>,
     /// The root to be.
     root: Option<Fd>,
+    /// The file system of the stage, while there is one.
+    staged: Option<u64>,
+    /// The directory of the host's that changes are kept in, locked.
+    kept: Option<Fd>,
     /// The Landlock rules, until they are in force.
     ruleset: Option<Fd>,
 }
@@ -299,8 +314,10 @@ impl State<'_> {
             Step::Private => self.make_private(),
             Step::Workspace => self.make_workspace(),
             Step::RootEmpty => self.root_empty(),
-            Step::RootDir { source } => self.root_dir(source),
-            Step::RootLayered { source } => self.root_layered(source),
+            Step::RootDir { source, attributes } => self.root_dir(source, *attributes),
+            Step::RootOverlay { lowers, upper } => self.root_overlay(lowers, upper),
+            Step::RootCopy { size, inodes } => self.root_copy(size, inodes),
+            Step::Place { at } => self.target(at).map(drop),
             Step::OverlayTrial => self.overlay_trial(),
             Step::Dir { at } => self.dir(at),
             Step::File { at, name, data } => self.file(at, name, &data.0),

@@ -17,7 +17,7 @@ use crate::sys::{self, CStringArray, Errno, Fd, Reach};
 const TRIES: usize = 1000;
 
 /// The names in the workspace.
-const ROOT: &CStr = c"root";
+pub(super) const ROOT: &CStr = c"root";
 const EMPTY_FILE: &CStr = c"file";
 const EMPTY_DIR: &CStr = c"dir";
 
@@ -31,10 +31,7 @@ impl State<'_> {
     pub(super) fn make_workspace(&mut self) -> Done {
         // The host's mask would show in the modes of all that is made: a root that only its owner may enter.
         sys::umask(0o022);
-        let context = sys::fsopen(c"tmpfs")?;
-        sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
-        sys::fsconfig(context.as_fd(), c"mode", c"0755")?;
-        let workspace = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV)?;
+        let workspace = new_tmpfs(&[(c"mode", c"0755")], attr::NO_SUID | attr::NO_DEV)?;
         sys::attach_at(workspace.as_fd(), sys::CWD, c"/")?;
         sys::mkdirat(workspace.as_fd(), ROOT, 0o755)?;
         sys::mkdirat(workspace.as_fd(), EMPTY_DIR, 0o555)?;
@@ -49,34 +46,13 @@ impl State<'_> {
         self.set_root(root)
     }
 
-    pub(super) fn root_dir(&mut self, source: &HostPath) -> Done {
+    pub(super) fn root_dir(&mut self, source: &HostPath, attributes: u64) -> Done {
         let root = clone_source(source)?;
-        let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
         sys::mount_setattr(root.as_fd(), Reach::Tree, attributes)?;
         self.set_root(root)
     }
 
-    /// An overlay: the directory below, a part of the workspace above. It is sealed with the rest of the root, so
-    /// that only the steps before can write to it.
-    pub(super) fn root_layered(&mut self, source: &HostPath) -> Done {
-        let lower = clone_source(source)?;
-        let workspace = self.workspace()?;
-        make_layers(workspace)?;
-        sys::mount_setattr(lower.as_fd(), Reach::Tree, attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV)?;
-        sys::attach_at(lower.as_fd(), workspace, c"lower")?;
-        let root = mount_layers(workspace)?;
-        self.add_own(root.as_fd())?;
-        self.set_root(root)
-    }
-
-    /// An overlay of nothing but the workspace: shows whether this host has them in a user namespace.
-    pub(super) fn overlay_trial(&self) -> Done {
-        let workspace = self.workspace()?;
-        make_layers(workspace)?;
-        Ok(mount_layers(workspace).map(drop)?)
-    }
-
-    fn set_root(&mut self, root: Fd) -> Done {
+    pub(super) fn set_root(&mut self, root: Fd) -> Done {
         sys::mount_setattr(root.as_fd(), Reach::Tree, attr::NO_SUID | attr::NO_DEV)?;
         sys::attach_at(root.as_fd(), self.workspace()?, ROOT)?;
         self.root = Some(root);
@@ -108,12 +84,13 @@ impl State<'_> {
 
     pub(super) fn symlink(&self, target: &CStr, at: &Inside) -> Done {
         let (dir, name) = self.parent(at)?;
-        self.check_own(dir.as_fd()).map(drop).or_else(|fault| match sys::links_to(dir.as_fd(), name, target) {
-            true => Ok(()),
-            false => Err(fault),
-        })?;
+        let is_there = || on(Operand::Target, sys::links_to(dir.as_fd(), name, target));
+        match self.check_own(dir.as_fd()) {
+            Err(Fault { errno: libc::ENOENT, .. }) if is_there()? => return Ok(()),
+            checked => checked?,
+        };
         match sys::symlinkat(target, dir.as_fd(), name) {
-            Err(Errno(libc::EEXIST | libc::EROFS)) if sys::links_to(dir.as_fd(), name, target) => Ok(()),
+            Err(Errno(libc::EEXIST | libc::EROFS)) if is_there()? => Ok(()),
             made => on(Operand::Target, made),
         }
     }
@@ -124,12 +101,7 @@ impl State<'_> {
     }
 
     pub(super) fn tmpfs(&self, at: &Inside, options: [(&CStr, &CStr); 3], attributes: u64) -> Done {
-        let context = sys::fsopen(c"tmpfs")?;
-        sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
-        for (key, value) in options {
-            sys::fsconfig(context.as_fd(), key, value)?;
-        }
-        let mount = sys::fsmount(context.as_fd(), attributes)?;
+        let mount = new_tmpfs(&options, attributes)?;
         let device = sys::fstat(mount.as_fd())?.device;
         let target = self.target(at)?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
@@ -199,7 +171,12 @@ impl State<'_> {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
-        sys::close_on_exec(1)?;
+        let first = match &self.kept {
+            // The lock goes with the last copy of this descriptor: it holds as long as init does.
+            Some(kept) => sys::dup_to(kept.as_fd(), 1).map(|()| 2)?,
+            None => 1,
+        };
+        sys::close_on_exec(first)?;
         let init = sys::executable(self.context.init, mode)?;
         // Init keeps no capability, and being root inside gives it none at the exec. Without them it can't read a
         // file of mode 0111, which makes it not dumpable.
@@ -289,16 +266,16 @@ impl State<'_> {
         on(Operand::Target, opened)
     }
 
-    fn workspace(&self) -> Result<BorrowedFd<'_>, Fault> {
+    pub(super) fn workspace(&self) -> Result<BorrowedFd<'_>, Fault> {
         self.workspace.as_ref().map(AsFd::as_fd).ok_or(Errno(libc::EBADF).into())
     }
 
-    fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
+    pub(super) fn root(&self) -> Result<BorrowedFd<'_>, Fault> {
         self.root.as_ref().map(AsFd::as_fd).ok_or(Errno(libc::EBADF).into())
     }
 
     /// Remembers that files may be made on this file system.
-    fn add_own(&self, file: BorrowedFd<'_>) -> Done {
+    pub(super) fn add_own(&self, file: BorrowedFd<'_>) -> Done {
         self.add_device(sys::fstat(file)?.device)
     }
 
@@ -318,35 +295,23 @@ impl State<'_> {
     }
 }
 
+/// A new tmpfs, detached.
+pub(super) fn new_tmpfs(options: &[(&CStr, &CStr)], attributes: u64) -> sys::Result<Fd> {
+    let context = sys::fsopen(c"tmpfs")?;
+    sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
+    for (key, value) in options {
+        sys::fsconfig(context.as_fd(), key, value)?;
+    }
+    sys::fsmount(context.as_fd(), attributes)
+}
+
 /// A detached copy of the mounts at a path of the host, which leads over no link.
 fn clone_source(source: &HostPath) -> sys::Result<Fd> {
     let source = sys::openat2(sys::CWD, &source.0, libc::O_PATH, 0, libc::RESOLVE_NO_SYMLINKS)?;
     sys::clone_tree(source.as_fd(), c"")
 }
 
-/// The directories of an overlay, in the workspace.
-fn make_layers(workspace: BorrowedFd<'_>) -> sys::Result<()> {
-    for name in [c"lower", c"upper", c"work"] {
-        sys::mkdirat(workspace, name, 0o755)?;
-    }
-    Ok(())
-}
-
-/// Mounts the overlay of those directories.
-fn mount_layers(workspace: BorrowedFd<'_>) -> sys::Result<Fd> {
-    // The options are paths: relative to the workspace they need no escapes.
-    sys::fchdir(workspace)?;
-    let context = sys::fsopen(c"overlay")?;
-    sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
-    for (key, value) in [(c"lowerdir", c"lower"), (c"upperdir", c"upper"), (c"workdir", c"work")] {
-        sys::fsconfig(context.as_fd(), key, value)?;
-    }
-    // In a user namespace the overlay can't keep its marks in trusted.*.
-    sys::fsconfig_flag(context.as_fd(), c"userxattr")?;
-    sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV)
-}
-
-fn create(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> sys::Result<Fd> {
+pub(super) fn create(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> sys::Result<Fd> {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
     sys::openat2(dir, name, flags, mode, libc::RESOLVE_BENEATH)
 }

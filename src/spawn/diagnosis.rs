@@ -3,7 +3,7 @@
 use crate::error::{Error, ErrorKind, Layer};
 use crate::host::{Refused, why_denied};
 use crate::layer::namespaces::Namespaces;
-use crate::plan::{Escaped, Fault, Operand, Plan, Step, hint, os};
+use crate::plan::{Escaped, Fault, Operand, Plan, Step, Upper, hint, os};
 use crate::postfork::{Report, Reports};
 use crate::sys::Ended;
 
@@ -24,10 +24,23 @@ pub(super) fn step(plan: &Plan, report: &Report, reports: &Reports, fault: Fault
         Operand::Call => forbidden(plan, step, fault.errno),
         _ => None,
     };
+    if lacks_overlay(step, fault) {
+        error = error.with_kind(ErrorKind::Unsupported);
+    }
     match (forbidden, hint(step, fault)) {
         (Some(why), _) => error.with_kind(ErrorKind::Unsupported).with_hint(why),
         (None, Some(hint)) => error.with_hint(hint),
         (None, None) => error,
+    }
+}
+
+/// Whether the kernel or a file system can't do what an overlay takes.
+fn lacks_overlay(step: &Step, fault: Fault) -> bool {
+    let Step::RootOverlay { upper, .. } = step else { return false };
+    match fault.errno {
+        libc::EPERM | libc::ENODEV => fault.operand == Operand::Call,
+        libc::EOPNOTSUPP => matches!(upper, Upper::Tmpfs { .. } | Upper::Kept { .. }),
+        _ => false,
     }
 }
 

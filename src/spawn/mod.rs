@@ -17,7 +17,7 @@ use nix::unistd::pipe2;
 
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{self, Given, Launch, Plan, Step};
+use crate::plan::{self, Given, Launch, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports};
 use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
 
@@ -32,6 +32,7 @@ pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant)
     let image = sys::init_image();
     let own = own_devices(plan);
     let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
+    let handover = plan.steps.iter().any(keeps_changes).then(lifeline).transpose()?;
     let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;
     let number = |fd: &OwnedFd| fd.as_raw_fd();
     let context = Context {
@@ -41,6 +42,7 @@ pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant)
         holder: holder.as_ref().map_or(-1, |holder| holder.init().as_fd().as_raw_fd()),
         given: &wiring.numbers(),
         own: &own,
+        handover: handover.as_ref().map_or(-1, |(inner, _)| number(inner)),
     };
     let children = children(plan, &context, &arena);
     let (cell, program) = match &plan.cell {
@@ -49,12 +51,27 @@ pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant)
     };
     arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
-    Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: holds }))
+    let mut child = Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: holds });
+    if let Some((inner, outer)) = handover {
+        // Else a child that has sent nothing would be waited for.
+        drop(inner);
+        let received = sys::receive_fd(outer.as_fd());
+        let changes = received.map_err(|Errno(errno)| Error::os(Layer::Mount, "receive the changes", errno))?;
+        child.set_changes(above_streams(changes.into())?);
+    }
+    Ok(child)
+}
+
+/// Whether the host gets to know the directory of what the program writes.
+fn keeps_changes(step: &Step) -> bool {
+    matches!(step, Step::RootOverlay { upper: Upper::Tmpfs { .. } | Upper::Kept { .. }, .. })
 }
 
 /// A place for every file system that the plan makes.
 fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
-    let makes = |step: &&Step| matches!(step, Step::RootEmpty | Step::RootLayered { .. } | Step::Tmpfs { .. });
+    let makes = |step: &&Step| {
+        matches!(step, Step::RootEmpty | Step::RootOverlay { .. } | Step::RootCopy { .. } | Step::Tmpfs { .. })
+    };
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
 }
 
@@ -267,7 +284,7 @@ fn duplicate_from(fd: BorrowedFd<'_>, first: RawFd) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
-/// The two ends of a lifeline: for init, and for the host. A socket, because writing to one raises no SIGPIPE.
+/// The two ends of a lifeline, or of what is handed over: for the child, and for the host. A socket, because writing to one raises no SIGPIPE.
 fn lifeline() -> Result<(OwnedFd, OwnedFd)> {
     let failed = |error: std::io::Error| Error::os(Layer::Fds, "socketpair", error.raw_os_error().unwrap_or(libc::EIO));
     let (inner, outer) = UnixStream::pair().map_err(failed)?;

@@ -13,7 +13,8 @@ pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let program = Launch { clone: 0, body: 1..steps.len() };
     let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new() };
     let own = own_devices(&plan);
-    let context = Context { lifeline: -1, lifeline_host: -1, init: &[], holder: -1, given: &[], own: &own };
+    let context =
+        Context { lifeline: -1, lifeline_host: -1, init: &[], holder: -1, given: &[], own: &own, handover: -1 };
     let arena = arena::take(&plan)?;
     let report = &arena.program;
     let blocked = BlockedSignals::new()?;

@@ -232,12 +232,16 @@ pub(crate) fn symlinkat(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Resu
 }
 
 /// Tells whether `name` in `dir` is a symbolic link to exactly `target`: readlinkat(2).
-pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool {
+pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> Result<bool> {
     let mut buffer = [0_u8; libc::PATH_MAX as usize];
     let args = [raw(dir), ptr(name), buffer.as_mut_ptr() as usize, buffer.len()];
     // SAFETY: `name` ends in a zero byte; the kernel writes at most `buffer.len()` bytes into `buffer`.
-    let read = unsafe { call(libc::SYS_readlinkat, args) };
-    read.is_ok_and(|length| buffer.get(..length) == Some(target.to_bytes()))
+    match unsafe { call(libc::SYS_readlinkat, args) } {
+        Ok(length) => Ok(buffer.get(..length) == Some(target.to_bytes())),
+        // Nothing, or no link.
+        Err(Errno(libc::ENOENT | libc::EINVAL)) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// What [`fstat`] tells of a file.
@@ -245,6 +249,10 @@ pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool 
 pub(crate) struct Stat {
     pub(crate) device: u64,
     pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The times of the last access and the last change of the content, in the form of utimensat(2).
+    pub(crate) times: [libc::timespec; 2],
     /// Which device the file itself is.
     special: u64,
 }
@@ -268,7 +276,10 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
     unsafe { call(libc::SYS_fstat, [raw(fd), stat.as_mut_ptr() as usize]) }?;
     // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
     let stat = unsafe { stat.assume_init() };
-    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, special: stat.st_rdev })
+    let time = |seconds, nanoseconds| libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let times = [time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec)];
+    let (uid, gid) = (stat.st_uid, stat.st_gid);
+    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, uid, gid, times, special: stat.st_rdev })
 }
 
 /// fchdir(2).

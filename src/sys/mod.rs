@@ -14,6 +14,7 @@ mod mount;
 mod process;
 mod query;
 mod strings;
+mod tree;
 
 use core::ffi::{CStr, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -27,6 +28,7 @@ pub(crate) use mount::*;
 pub(crate) use process::*;
 pub(crate) use query::*;
 pub(crate) use strings::CStringArray;
+pub(crate) use tree::*;
 
 /// The error number of a failed system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,7 +21,6 @@ const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 4;
 const MOVE_MOUNT_T_EMPTY_PATH: c_uint = 0x40;
 const FSOPEN_CLOEXEC: c_uint = 1;
 const FSMOUNT_CLOEXEC: c_uint = 1;
-const FSCONFIG_SET_FLAG: c_uint = 0;
 const FSCONFIG_SET_STRING: c_uint = 1;
 const FSCONFIG_CMD_CREATE: c_uint = 6;
 
@@ -38,13 +37,6 @@ pub(crate) fn fsconfig(context: BorrowedFd<'_>, key: &CStr, value: &CStr) -> Res
     unsafe { call(libc::SYS_fsconfig, args) }.map(drop)
 }
 
-/// fsconfig(2) with `FSCONFIG_SET_FLAG`.
-pub(crate) fn fsconfig_flag(context: BorrowedFd<'_>, key: &CStr) -> Result<()> {
-    let args = [raw(context), FSCONFIG_SET_FLAG as usize, ptr(key), 0, 0];
-    // SAFETY: `key` ends in a zero byte and is only read.
-    unsafe { call(libc::SYS_fsconfig, args) }.map(drop)
-}
-
 /// fsconfig(2) with `FSCONFIG_CMD_CREATE`, then fsmount(2): the new file system as a detached mount.
 pub(crate) fn fsmount(context: BorrowedFd<'_>, attributes: u64) -> Result<Fd> {
     let args = [raw(context), FSCONFIG_CMD_CREATE as usize, 0, 0, 0];
@@ -53,6 +45,21 @@ pub(crate) fn fsmount(context: BorrowedFd<'_>, attributes: u64) -> Result<Fd> {
     let args = [raw(context), FSMOUNT_CLOEXEC as usize, attributes as usize];
     // SAFETY: No pointers.
     unsafe { call(libc::SYS_fsmount, args) }.map(Fd::new)
+}
+
+/// mount(2) of a new overlay: a value for fsconfig(2) holds 256 bytes, and the options of mount(2) a page, which is what
+/// the names of hundreds of layers take before Linux 6.8 gave each of them a call of its own.
+pub(crate) fn mount_overlay(target: &CStr, options: &CStr) -> Result<()> {
+    let flags = libc::MS_NOSUID | libc::MS_NODEV;
+    let args = [ptr(c"belljar"), ptr(target), ptr(c"overlay"), flags as usize, ptr(options)];
+    // SAFETY: All strings end in a zero byte and are only read.
+    unsafe { call(libc::SYS_mount, args) }.map(drop)
+}
+
+/// umount2(2), of what nobody uses.
+pub(crate) fn unmount(target: &CStr) -> Result<()> {
+    // SAFETY: The path ends in a zero byte and is only read.
+    unsafe { call(libc::SYS_umount2, [ptr(target), 0]) }.map(drop)
 }
 
 /// open_tree(2) with `OPEN_TREE_CLONE`: a detached, recursive copy of the mounts at `dir` + `path`.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use belljar::{ErrorKind, Rootfs, Sandbox};
 
-use crate::harness::{real, sh, temp_dir};
+use crate::harness::{is_root, real, sh, temp_dir};
 use crate::skip;
 
 /// Where the tree is: `BELLJAR_TEST_ROOTFS`, or a cache.
@@ -106,4 +106,44 @@ fn a_program_that_only_the_host_has_is_missing_there() {
     fs::set_permissions(dir.path().join("script"), fs::Permissions::from_mode(0o755)).unwrap();
     let error = debian.bind_ro(real(dir.path()), "/mnt").command("/mnt/script").spawn().unwrap_err();
     assert!(error.hint().unwrap().contains("/usr/bin/no-such-interpreter"), "{error:?}");
+}
+
+/// What an installation does, without a network to install from: packages are removed, with their scripts; files and
+/// directories are changed in every way.
+const INSTALL: &str = "
+    dpkg --purge --force-all login.defs mawk >/dev/null 2>&1; dpkg -s mawk 2>&1 | grep -c 'not installed'
+    sed -i s/root/toor/ /etc/passwd; head -c 4 /etc/passwd; echo
+    rm -r /usr/share/doc; mkdir /usr/share/doc; ls -A /usr/share/doc
+    mv /etc/apt /etc/apt.old; ls -d /etc/apt.old; test ! -e /etc/apt
+    mkdir -p /opt/new/package; echo x >/opt/new/package/file; ln -s package /opt/new/link; cat /opt/new/link/file
+    perl -e 'rename(\"/etc/passwd\", \"/etc/copy\") && rename(\"/etc/copy\", \"/etc/passwd\") or die $!'
+    head -c 4 /etc/passwd; echo
+";
+
+#[test]
+fn it_can_be_installed_to_and_stays_as_it_was() {
+    let Some(tree) = tree() else { skip!("no root is at BELLJAR_TEST_ROOTFS") };
+    let look = ["etc", "var/lib/dpkg", "usr/share/doc", "usr/bin"].map(|dir| tree.join(dir));
+    let before = is_root().then(|| look.each_ref().map(|dir| crate::mounts::snapshot(dir)));
+    let root = Rootfs::dir(&tree);
+    let mut roots = vec![root.clone().copied()];
+    if is_root() {
+        // The tree is root's: for anybody else its files are nobody's.
+        roots.push(root.ephemeral());
+    }
+    for root in roots {
+        let sandbox = Sandbox::new().rootfs(root.clone()).user(0, 0);
+        assert_eq!(sh(&sandbox, INSTALL), "1\ntoor\n/etc/apt.old\nx\ntoor\n", "{root:?}");
+    }
+    let after = is_root().then(|| look.each_ref().map(|dir| crate::mounts::snapshot(dir)));
+    assert!(before == after, "the tree is as it was");
+}
+
+#[test]
+fn a_copy_leaves_out_what_the_caller_may_not_read() {
+    let Some(tree) = tree() else { skip!("no root is at BELLJAR_TEST_ROOTFS") };
+    let readable = fs::File::open(tree.join("etc/shadow")).is_ok();
+    let copied =
+        sh(&Sandbox::new().rootfs(Rootfs::dir(&tree).copied()), "test -e /etc/shadow && echo there || echo left out");
+    assert_eq!(copied, if readable { "there\n" } else { "left out\n" });
 }

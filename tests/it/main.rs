@@ -39,3 +39,4 @@ mod store;
 mod threads;
 mod tidy;
 mod toolchains;
+mod writes;

@@ -1,6 +1,7 @@
 //! The root file system and everything mounted in it.
 
 mod host;
+mod overlay;
 mod path;
 mod tmpfs;
 
@@ -14,12 +15,48 @@ use path::{HostKind, host_path, inside, split};
 
 pub use tmpfs::Tmpfs;
 
+pub(crate) use overlay::is_writable_root;
+
 /// Where the root comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     Empty,
     Host,
     Dir(PathBuf),
+    /// Directories that are stacked, the first lowest.
+    Layers(Vec<PathBuf>),
+}
+
+/// What becomes of what the program writes to the root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Writes {
+    /// It is refused.
+    #[default]
+    Refused,
+    /// It goes through to the directory.
+    Through,
+    /// It goes to a tmpfs on top.
+    Ephemeral,
+    /// It goes to a copy in a tmpfs.
+    Copied,
+    /// It goes to this directory on top.
+    Kept(PathBuf),
+}
+
+/// The root file system.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Root {
+    pub(crate) source: Source,
+    pub(crate) writes: Writes,
+    /// How much a tmpfs for what is written holds, unless it is the default.
+    pub(crate) size: Option<u64>,
+    pub(crate) inodes: Option<u64>,
+}
+
+impl From<Source> for Root {
+    fn from(source: Source) -> Self {
+        Root { source, writes: Writes::default(), size: None, inodes: None }
+    }
 }
 
 /// What the caller puts into the root, in the caller's order.
@@ -36,7 +73,7 @@ pub(crate) enum Mount {
 /// What of the policy the root depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting<'a> {
-    pub(crate) root: &'a Source,
+    pub(crate) root: &'a Root,
     pub(crate) mounts: &'a [Mount],
     /// Whether there is a PID namespace, without which /proc would show the host's processes.
     pub(crate) pid_namespace: bool,
@@ -81,7 +118,7 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 /// Lowers the root: what it comes from, what is in it, and the seal.
 pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> {
     let mut content = Vec::new();
-    if *setting.root == Source::Host {
+    if setting.root.source == Source::Host {
         host::lower(setting.host_network, setting.ids, &mut content)?;
     }
     lower_kernel_files(setting, &mut content)?;
@@ -93,11 +130,14 @@ pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> 
     }
     // Whatever the host's umask is: the program may have another id than who builds its root.
     steps.extend([Step::Umask { mask: 0o022 }, Step::Workspace]);
-    steps.push(root(setting.root, &content)?);
+    steps.extend(overlay::lower(setting.root, &content)?);
     steps.append(&mut content);
-    let root = Inside { path: c"/".into(), kind: InsideKind::Dir, components: Vec::new() };
-    let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
-    steps.extend([Step::Seal { at: root, attributes }, Step::Pivot]);
+    if setting.root.writes == Writes::Refused {
+        let root = Inside { path: c"/".into(), kind: InsideKind::Dir, components: Vec::new() };
+        let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
+        steps.push(Step::Seal { at: root, attributes });
+    }
+    steps.push(Step::Pivot);
     Ok(())
 }
 
@@ -193,27 +233,6 @@ impl Mount {
 /// A file of our own, under a name in the workspace that is unique in the plan.
 fn file(at: Inside, name: &str, data: Content) -> Result<Step> {
     Ok(Step::File { at, name: text(&name.replace('/', "."))?, data })
-}
-
-/// The step that makes the root.
-fn root(source: &Source, content: &[Step]) -> Result<Step> {
-    let Source::Dir(path) = source else { return Ok(Step::RootEmpty) };
-    let words = format!("root {}", shown(path));
-    let (source, kind) = host_path(path, &words)?;
-    if kind != HostKind::Dir {
-        let cause = "the root is not a directory";
-        return Err(Error::invalid(Layer::Mount, words, cause).with_errno(libc::ENOTDIR).with_path(path));
-    }
-    if source.0.as_bytes() == b"/" {
-        let cause = "the host's root would take everything of the host along, /home and /proc included";
-        return Err(Error::invalid(Layer::Mount, words, cause)
-            .with_path(path)
-            .with_hint("use Rootfs::host() and bind what else is needed"));
-    }
-    Ok(match path::lacks_a_place(&source, content)? {
-        true => Step::RootLayered { source },
-        false => Step::RootDir { source },
-    })
 }
 
 fn inside_as(path: &Path, kind: InsideKind, words: &str) -> Result<Inside> {

@@ -152,11 +152,11 @@ pub(super) fn split(path: &Path, kind: InsideKind) -> std::result::Result<Inside
     Ok(Inside { path, kind, components })
 }
 
-/// Tells whether a step needs a place that the directory does not have, outside of what earlier steps mount.
-pub(super) fn lacks_a_place(root: &HostPath, content: &[Step]) -> Result<bool> {
-    let failed = |Errno(errno)| Error::os(Layer::Mount, format!("root {root}"), errno);
-    let root = open_without_links(&root.0).map_err(failed)?;
+/// The places that steps need on the root itself, outside of what earlier steps mount: as far as paths tell, for in a
+/// root one may be a link to another.
+pub(super) fn places(content: &[Step]) -> Vec<(&Step, &Inside)> {
     let mut mounted: Vec<&CStr> = Vec::new();
+    let mut places = Vec::new();
     for step in content {
         let (at, mounts) = match step {
             Step::Bind { at, .. } | Step::Tmpfs { at, .. } | Step::Proc { at } | Step::Devpts { at } => (at, true),
@@ -166,17 +166,45 @@ pub(super) fn lacks_a_place(root: &HostPath, content: &[Step]) -> Result<bool> {
         if mounted.iter().any(|place| lies_below(&at.path, place)) {
             continue;
         }
-        let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-        let there = sys::openat2(root.as_fd(), &at.path, libc::O_PATH, 0, resolve).is_ok();
-        // A link is made, or found to be the same.
-        if !there || matches!(step, Step::Symlink { .. }) {
-            return Ok(true);
-        }
+        places.push((step, at));
         if mounts {
             mounted.push(&at.path);
         }
     }
-    Ok(false)
+    places
+}
+
+/// The first place that a directory does not have.
+pub(super) fn lacking<'a>(root: &HostPath, content: &'a [Step]) -> Result<Option<&'a Inside>> {
+    let failed = |Errno(errno)| Error::os(Layer::Mount, format!("root {root}"), errno);
+    let root = open_without_links(&root.0).map_err(failed)?;
+    let lacks = |(step, at): &(&Step, &Inside)| {
+        let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+        let there = sys::openat2(root.as_fd(), &at.path, libc::O_PATH, 0, resolve).is_ok();
+        // A link is made, or found to be the same.
+        !there || matches!(step, Step::Symlink { .. })
+    };
+    Ok(places(content).into_iter().find(lacks).map(|(_, at)| at))
+}
+
+/// Whether a stack of directories may lack a place: if a look at each of them does not show that it is there.
+///
+/// What shows it is a directory right below the root: marks of overlayfs could hide everything else.
+pub(super) fn may_lack(layers: &[HostPath], content: &[Step]) -> Result<bool> {
+    let failed = |Errno(errno)| Error::os(Layer::Mount, "root", errno);
+    let layers: sys::Result<Vec<_>> = layers.iter().rev().map(|layer| open_without_links(&layer.0)).collect();
+    let layers = layers.map_err(failed)?;
+    let top = |at: &Inside| {
+        let [[_, name]] = at.components.as_slice() else { return None };
+        let open = |layer: &sys::Fd| {
+            sys::openat2(layer.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW, 0, libc::RESOLVE_BENEATH).ok()
+        };
+        sys::fstat(layers.iter().find_map(open)?.as_fd()).ok()
+    };
+    let there = |(step, at): &(&Step, &Inside)| {
+        at.kind == InsideKind::Dir && !matches!(step, Step::Symlink { .. }) && top(at).is_some_and(sys::Stat::is_dir)
+    };
+    Ok(!places(content).iter().all(there))
 }
 
 fn lies_below(path: &CStr, place: &CStr) -> bool {

@@ -65,25 +65,31 @@ impl Tmpfs {
     pub(super) fn lower_with(&self, attributes: u64) -> Result<Step> {
         let words = format!("tmpfs {}", shown(&self.path));
         let invalid = |cause: &str| Error::invalid(Layer::Mount, words.as_str(), cause).with_path(&self.path);
-        // The kernel takes 0 for "no bound", and more than 2^63 for something else.
-        if self.size == 0 || i64::try_from(self.size).is_err() {
-            return Err(invalid("the size must be 1 to 2^63 - 1 bytes").with_errno(libc::EINVAL));
-        }
-        if self.inodes == 0 || i64::try_from(self.inodes).is_err() {
-            return Err(invalid("the number of inodes must be 1 to 2^63 - 1").with_errno(libc::EINVAL));
-        }
+        let [size, inodes] = bounds(Some(self.size), Some(self.inodes), &words).map_err(|e| e.with_path(&self.path))?;
         if self.mode > 0o7777 {
             return Err(invalid("the mode must be at most 0o7777").with_errno(libc::EINVAL));
         }
         let number = |text: String| CString::new(text).map_err(|_| invalid("a number has a zero byte"));
         Ok(Step::Tmpfs {
             at: inside_as(&self.path, InsideKind::Dir, &words)?,
-            size: number(self.size.to_string())?,
-            inodes: number(self.inodes.to_string())?,
+            size,
+            inodes,
             mode: number(format!("{:04o}", self.mode))?,
             attributes,
         })
     }
+}
+
+/// The bounds of a tmpfs in kernel form, those that are not set by default.
+pub(super) fn bounds(size: Option<u64>, inodes: Option<u64>, words: &str) -> Result<[CString; 2]> {
+    let number = |value: u64, cause| {
+        // The kernel takes 0 for "no bound", and more than 2^63 for something else.
+        let fits = value != 0 && i64::try_from(value).is_ok();
+        let text = CString::new(value.to_string()).ok().filter(|_| fits);
+        text.ok_or_else(|| Error::invalid(Layer::Mount, words, cause).with_errno(libc::EINVAL))
+    };
+    let size = number(size.unwrap_or(SIZE), "the size must be 1 to 2^63 - 1 bytes")?;
+    Ok([size, number(inodes.unwrap_or(INODES), "the number of inodes must be 1 to 2^63 - 1")?])
 }
 
 impl<P: AsRef<Path>> From<P> for Tmpfs {
