@@ -9,6 +9,7 @@ mod alone;
 mod async_host;
 mod containment;
 mod distribution;
+mod embedder;
 mod errors;
 mod faults;
 mod fds;
