@@ -14,6 +14,7 @@ mod errors;
 mod faults;
 mod fds;
 mod filter;
+mod fixtures;
 mod handle;
 mod harness;
 mod hazards;
