@@ -39,7 +39,12 @@ pub struct Command {
 
 impl Command {
     pub(crate) fn new(sandbox: Sandbox, program: &OsStr) -> Self {
-        let env = DEFAULT_ENV.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        #[cfg_attr(not(feature = "image"), expect(unused_mut, reason = "an image has more"))]
+        let mut env: BTreeMap<_, _> = DEFAULT_ENV.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        #[cfg(feature = "image")]
+        if let Some(image) = &sandbox.image {
+            env.extend(image.config().env().map(|(name, value)| (name.into(), value.into())));
+        }
         Self {
             sandbox,
             program: program.to_owned(),

@@ -22,6 +22,10 @@ use crate::sys::CStringArray;
 
 /// Lowers a command and its policy to a plan, and tells which layers are in force once it is carried out.
 pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
+    #[cfg(feature = "image")]
+    if let Some(settled) = crate::image::settle(command)? {
+        return compile(&settled, streams);
+    }
     let policy = Resolved::new(&command.sandbox)?;
     let mut inside = Vec::new();
     policy.lower_cell(&mut inside)?;

@@ -137,7 +137,7 @@ mod compile;
 mod error;
 pub mod host;
 #[cfg(feature = "image")]
-pub mod image;
+mod image;
 mod layer;
 mod outcome;
 mod plan;
@@ -151,6 +151,8 @@ mod sys;
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Layer};
+#[cfg(feature = "image")]
+pub use image::{Image, ImageConfig, ImageOptions, LayerInfo};
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;

@@ -157,6 +157,13 @@ impl<R: Read> Read for Verified<R> {
     }
 }
 
+/// Names all that a reader gives by its SHA-256.
+pub(super) fn of_reader(mut reader: impl Read) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    io::copy(&mut reader, &mut hasher)?;
+    Ok(Hasher::Sha256(hasher).digest())
+}
+
 /// Takes the error of ours out of one of a reader, or makes one of it that has `step` in its words.
 pub(crate) fn error(step: impl Into<String>, error: io::Error) -> Error {
     match error.downcast::<Error>() {
