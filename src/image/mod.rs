@@ -248,6 +248,18 @@ impl Read for LayerBlob {
     }
 }
 
+/// Words of an image's, for those of ours: they may be long, and made for a terminal.
+fn shown(text: impl AsRef<[u8]>) -> String {
+    let bytes = text.as_ref();
+    match bytes.get(..SHOWN) {
+        Some(start) if bytes.len() > SHOWN => format!("{}...", Escaped(start)),
+        _ => Escaped(bytes).to_string(),
+    }
+}
+
+/// How many bytes of an image's words are cited.
+const SHOWN: usize = 200;
+
 /// Something about an image that is not as it has to be.
 fn invalid(step: impl Into<String>, cause: impl Into<String>) -> Error {
     Error::new(Layer::Image, ErrorKind::InvalidImage, step, cause)

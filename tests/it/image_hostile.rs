@@ -45,6 +45,12 @@ fn u22_manifests_that_lie_are_refused() {
     let nothing = json!({});
     let cases = [
         ("a digest that is a path", json!({ "layers": layer("sha256:../../x") }), nothing.clone(), "is not sha256:"),
+        (
+            "a digest of a MiB",
+            json!({ "layers": layer(&format!("sha256:{}", "0".repeat(1 << 20))) }),
+            nothing.clone(),
+            "is not sha256:",
+        ),
         ("an absolute digest", json!({ "layers": layer("/etc/passwd") }), nothing.clone(), "is not sha256:"),
         ("an unknown function", json!({ "layers": layer("md5:00") }), nothing.clone(), "is not sha256:"),
         ("upper case", json!({ "layers": layer(&good.to_uppercase()) }), nothing.clone(), "is not sha256:"),
@@ -165,6 +171,10 @@ fn u22_indexes_without_end_are_refused() {
     }
     layout.index(&json!([inner]));
     assert_refused("a chain", Image::open(layout.path()), "more than 4 indexes");
+    // Every image in it would have the name.
+    let long = json!({ "annotations": { "org.opencontainers.image.ref.name": "n".repeat(1 << 20) } });
+    layout.index(&json!([with(inner, &long)]));
+    assert_refused("a long name", Image::open(layout.path()), "a name has 1024 bytes at most");
     // Ten of ten of ten.
     let mut tree = layout.image(&config(&json!({}), &[]), &[]);
     for _ in 0..3 {

@@ -259,6 +259,15 @@ fn what_is_no_image_is_told_with_a_remedy() {
 }
 
 #[test]
+fn an_image_is_a_value_that_threads_share() {
+    fn is_value<T: Clone + std::fmt::Debug + Send + Sync + 'static>() {}
+    is_value::<Image>();
+    is_value::<belljar::ImageConfig>();
+    is_value::<belljar::ImageOptions>();
+    is_value::<belljar::LayerInfo>();
+}
+
+#[test]
 fn an_image_holds_its_file_and_nothing_else() {
     let layout = Layout::of(&json!({}));
     let before = open_fds();
