@@ -121,6 +121,7 @@
 //! |---|---|---|
 //! | `sandbox`, `command`, `rootfs` | at the caller's | values |
 //! | `layer` | at the caller's, and before clone | each layer's policy, and its lowering to steps |
+//! | `image` | at the caller's, and before clone | reading images, and what they say about how they are run |
 //! | `compile` | before clone | the order of the layers, each with its reason |
 //! | `plan` | before clone | the steps and their words |
 //! | `postfork` | between clone and exec | taking the steps |

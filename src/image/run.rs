@@ -11,11 +11,10 @@ use std::path::{Component, Path, PathBuf};
 
 use super::config::ImageConfig;
 use super::users::Accounts;
-use super::{Image, digest, invalid};
+use super::{Image, digest, invalid, shown};
 use crate::command::Command;
 use crate::error::{Error, Layer, Result};
 use crate::layer::mount::{Mount, Source, Tmpfs};
-use crate::plan::Escaped;
 use crate::sandbox::Sandbox;
 
 /// How many volumes are mounted: images have a few.
@@ -123,7 +122,8 @@ fn user(config: &ImageConfig, root: &Source) -> Result<(u32, u32)> {
             let dir = dir.map_err(|error| digest::error("User", error).with_path(path))?;
             Accounts::read(dir.as_fd())?
         }
-        _ => Accounts::default(),
+        // The host's accounts are not the image's.
+        Source::Dir(_) | Source::Empty | Source::Host => Accounts::default(),
     };
     accounts.resolve(config.user())
 }
@@ -153,9 +153,8 @@ fn working_dir(config: &ImageConfig) -> Result<Option<PathBuf>> {
 /// host's directories: CVE-2024-21626.
 fn place(field: &str, path: &Path) -> Result<PathBuf> {
     let wrong = |cause: &str| {
-        let bytes = path.as_os_str().as_bytes();
-        let shown = Escaped(bytes.get(..bytes.len().min(200)).unwrap_or_default());
-        Err(invalid(field, format!("\"{shown}\" {cause}")).with_path(path))
+        let cause = format!("\"{}\" {cause}", shown(path.as_os_str().as_bytes()));
+        Err(invalid(field, cause).with_path(path))
     };
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
         return wrong("is not an absolute path without \"..\"");

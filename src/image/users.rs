@@ -6,9 +6,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::{digest, invalid};
+use super::{digest, invalid, shown};
 use crate::error::{Error, Layer, Result};
-use crate::plan::Escaped;
 use crate::sys::{self, Errno};
 
 /// The most that is read of either file. A line can't be longer.
@@ -43,7 +42,7 @@ impl Accounts {
         }
         let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
         let unknown = |what: &str, name: &str| {
-            let cause = format!("the image's /etc/{what} has no \"{}\"", Escaped(name.as_bytes()));
+            let cause = format!("the image's /etc/{what} has no \"{}\"", shown(name));
             Err(invalid("User", cause).with_path(format!("/etc/{what}")))
         };
         let (uid, own_gid) = match id(name)? {
@@ -75,17 +74,17 @@ impl Accounts {
 }
 
 fn id(text: &str) -> Result<Id<'_>> {
-    let shown: String = text.chars().take(80).collect();
-    let shown = Escaped(shown.as_bytes());
     if text.is_empty() || text.contains(|char: char| char == ':' || char.is_control()) {
-        return Err(invalid("User", format!("\"{shown}\" is neither a number nor a name")));
+        return Err(invalid("User", format!("\"{}\" is neither a number nor a name", shown(text))));
     }
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(Id::Name(text));
     }
     // The last number of 32 bits stands for "no id" in system calls.
     let number = text.parse().ok().filter(|number| *number != u32::MAX);
-    number.map(Id::Number).ok_or_else(|| invalid("User", format!("{shown} is not an id: they end at 4294967294")))
+    number
+        .map(Id::Number)
+        .ok_or_else(|| invalid("User", format!("{} is not an id: they end at 4294967294", shown(text))))
 }
 
 /// A line of either file: `name:password:id`, and in passwd(5) the id of the group. Lines without that are passed over,
@@ -110,7 +109,7 @@ fn entries(content: &[u8]) -> impl Iterator<Item = Entry<'_>> {
 }
 
 fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Vec<u8>> {
-    let step = || format!("read /{}", Escaped(path.to_bytes()));
+    let step = || format!("read /{}", shown(path.to_bytes()));
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
     let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
     let file: OwnedFd = match sys::openat2(root, path, flags, 0, resolve) {

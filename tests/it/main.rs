@@ -9,6 +9,7 @@ mod alone;
 mod async_host;
 mod containment;
 mod distribution;
+mod embedder;
 mod errors;
 mod faults;
 mod fds;
@@ -19,6 +20,14 @@ mod harness;
 mod hazards;
 mod host;
 mod ids;
+#[cfg(feature = "image")]
+mod image_hostile;
+#[cfg(feature = "image")]
+mod image_made;
+#[cfg(feature = "image")]
+mod image_open;
+#[cfg(feature = "image")]
+mod image_run;
 mod inherited;
 mod killed;
 mod landlock;

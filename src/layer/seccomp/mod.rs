@@ -172,6 +172,11 @@ impl Seccomp {
     }
 
     /// Kills the whole process, with SIGSYS, at one of these system calls.
+    ///
+    /// If it is the program, everything in the sandbox ends, and the cause is [`Cause::Syscall`]. Any other process is
+    /// killed alone, as by a signal, and its parent is told.
+    ///
+    /// [`Cause::Syscall`]: crate::Cause::Syscall
     pub fn kill(self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.rule(names, &[], Action::KillProcess)
     }
