@@ -1,10 +1,12 @@
 //! The handle of a running program.
 
+use std::any::Any;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -54,6 +56,8 @@ pub struct Child {
     outcome: Option<Outcome>,
     report: Report,
     changes: Option<OwnedFd>,
+    /// What has to stay as long as the program.
+    _keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a new child starts from.
@@ -65,6 +69,7 @@ pub(crate) struct Parts {
     /// The host's peak memory in KiB, at the program's start or later.
     pub(crate) host_peak: u64,
     pub(crate) report: Report,
+    pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Child {
@@ -82,6 +87,7 @@ impl Child {
             outcome: None,
             report: parts.report,
             changes: None,
+            _keeps: parts.keeps,
         }
     }
 

@@ -6,6 +6,8 @@
 use std::ffi::CString;
 
 use crate::command::Command;
+#[cfg(feature = "image")]
+use crate::image::{Settled, settle};
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
@@ -23,15 +25,21 @@ use crate::sys::CStringArray;
 /// Lowers a command and its policy to a plan, and tells which layers are in force once it is carried out.
 pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     #[cfg(feature = "image")]
-    if let Some(settled) = crate::image::settle(command)? {
-        return compile(&settled, streams);
+    if let Some(Settled { command, stored }) = settle(command)? {
+        let (mut plan, report) = lower(&command, streams)?;
+        plan.keeps = stored.map(|stored| stored as _);
+        return Ok((plan, report));
     }
+    lower(command, streams)
+}
+
+fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     let policy = Resolved::new(&command.sandbox)?;
     let mut inside = Vec::new();
     policy.lower_cell(&mut inside)?;
     let mut program = Vec::new();
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
-    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given };
+    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, keeps: None };
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
         true => policy.arrange_cell(inside, program, &mut plan),
@@ -128,7 +136,7 @@ impl<'a> Resolved<'a> {
         }
         let empty = Root::from(Source::Empty);
         let setting = Setting {
-            root: rootfs.as_ref().map_or(&empty, |root| &root.0),
+            root: rootfs.as_ref().map_or(&empty, |root| &root.root),
             mounts,
             pid_namespace: self.has(Namespaces::PID),
             private: !self.has(Namespaces::USER),

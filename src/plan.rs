@@ -8,6 +8,7 @@ mod hint;
 mod step;
 mod words;
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -39,6 +40,8 @@ pub struct Plan {
     pub(crate) program: Launch,
     /// What is opened for the program; [`Step::Install`] has indices into it.
     pub(crate) given: Vec<Given>,
+    /// What has to stay as long as the program: the layers of an image in their store.
+    pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A descriptor for the program, before it is opened.

@@ -43,12 +43,17 @@ use crate::layer::mount::{Root, Source, Writes};
 /// # Ok::<(), belljar::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Rootfs(pub(crate) Root);
+pub struct Rootfs {
+    pub(crate) root: Root,
+    /// Whose layers the directories are: they are looked up at the start.
+    #[cfg(feature = "image")]
+    pub(crate) image: Option<crate::image::Image>,
+}
 
 impl Rootfs {
     /// An empty root: what is in it is what the policy puts there.
     pub fn empty() -> Self {
-        Rootfs(Source::Empty.into())
+        Self::of(Source::Empty)
     }
 
     /// The host's userland: /usr, with /bin, /lib*, and /sbin as they are on the host.
@@ -62,7 +67,7 @@ impl Rootfs {
     ///
     /// What is not protected: everything in /usr can be read, as by any user of the host.
     pub fn host() -> Self {
-        Rootfs(Source::Host.into())
+        Self::of(Source::Host)
     }
 
     /// A directory of the host that holds a distribution's userland, with everything mounted below it.
@@ -77,7 +82,7 @@ impl Rootfs {
     ///
     /// The private layer needs Linux 5.11 without root.
     pub fn dir(path: impl AsRef<Path>) -> Self {
-        Rootfs(Source::Dir(path.as_ref().to_owned()).into())
+        Self::of(Source::Dir(path.as_ref().to_owned()))
     }
 
     /// Directories of the host that are stacked, as the layers of an image are: the first is the lowest, and of files
@@ -93,7 +98,24 @@ impl Rootfs {
     ///
     /// Linux 5.11 without root. The marks in attributes other than `opaque` need 6.7.
     pub fn layers<P: AsRef<Path>>(dirs: impl IntoIterator<Item = P>) -> Self {
-        Rootfs(Source::Layers(dirs.into_iter().map(|dir| dir.as_ref().to_owned()).collect()).into())
+        Self::of(Source::Layers(dirs.into_iter().map(|dir| dir.as_ref().to_owned()).collect()))
+    }
+
+    /// The layers of an image, stacked.
+    ///
+    /// They are those of the [`Store`](crate::Store) that has unpacked the image; one that is not unpacked is unpacked into
+    /// the caller's own store ([`Store::open_default`](crate::Store::open_default)) when a command is started.
+    #[cfg(feature = "image")]
+    pub fn image(image: &crate::image::Image) -> Self {
+        Rootfs { image: Some(image.clone()), ..Self::layers::<&Path>([]) }
+    }
+
+    fn of(source: Source) -> Self {
+        Rootfs {
+            root: source.into(),
+            #[cfg(feature = "image")]
+            image: None,
+        }
     }
 
     /// Lets the program write through to the directory. Only for [`dir`](Rootfs::dir).
@@ -153,19 +175,19 @@ impl Rootfs {
     /// Sets how many bytes an [`ephemeral`](Rootfs::ephemeral) or [`copied`](Rootfs::copied) root takes at most, in whole
     /// pages: at least 1, at most 2^63 - 1. The default is 1 GiB.
     pub fn size(mut self, bytes: u64) -> Self {
-        self.0.size = Some(bytes);
+        self.root.size = Some(bytes);
         self
     }
 
     /// Sets how many files and directories such a root takes at most, some of the overlay's own included: at least 1.
     /// The default is 65,536.
     pub fn inodes(mut self, inodes: u64) -> Self {
-        self.0.inodes = Some(inodes);
+        self.root.inodes = Some(inodes);
         self
     }
 
     fn written(mut self, writes: Writes) -> Self {
-        self.0.writes = writes;
+        self.root.writes = writes;
         self
     }
 }

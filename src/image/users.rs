@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{digest, invalid, shown};
 use crate::error::{Error, Layer, Result};
@@ -28,9 +28,9 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Reads them in a root file system, which may have been made to lead elsewhere.
-    pub(super) fn read(root: BorrowedFd<'_>) -> Result<Self> {
-        Ok(Self { passwd: read_file(root, c"etc/passwd")?, group: read_file(root, c"etc/group")? })
+    /// Reads them in a root file system, made of layers that may have been made to lead elsewhere: the uppermost first.
+    pub(super) fn read(layers: &[impl AsFd]) -> Result<Self> {
+        Ok(Self { passwd: read_first(layers, c"etc/passwd")?, group: read_first(layers, c"etc/group")? })
     }
 
     /// The ids of `user`: `""` (root), `user` or `user:group`, each a number or a name.
@@ -108,13 +108,25 @@ fn entries(content: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
-fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Vec<u8>> {
+/// The file of the uppermost layer that has one, or has the mark of one that is removed.
+fn read_first(layers: &[impl AsFd], path: &CStr) -> Result<Vec<u8>> {
+    for layer in layers {
+        if let Some(content) = read_file(layer.as_fd(), path)? {
+            return Ok(content);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Option<Vec<u8>>> {
     let step = || format!("read /{}", shown(path.to_bytes()));
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
     let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
     let file: OwnedFd = match sys::openat2(root, path, flags, 0, resolve) {
         Ok(file) => file.into(),
-        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(Vec::new()),
+        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(None),
+        // A device 0/0 has no driver.
+        Err(Errno(libc::ENXIO)) => return Ok(Some(Vec::new())),
         Err(Errno(errno)) => return Err(Error::os(Layer::Image, step(), errno)),
     };
     let file = File::from(file);
@@ -126,7 +138,7 @@ fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Vec<u8>> {
     file.take(FILE_MAX + 1).read_to_end(&mut content).map_err(|error| digest::error(step(), error))?;
     match content.len() as u64 > FILE_MAX {
         true => Err(invalid(step(), format!("it has more than {FILE_MAX} bytes"))),
-        false => Ok(content),
+        false => Ok(Some(content)),
     }
 }
 
@@ -193,7 +205,7 @@ mod tests {
     fn the_files_are_those_of_the_root_and_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let root: OwnedFd = File::open(dir.path()).unwrap().into();
-        let read = || Accounts::read(root.as_fd());
+        let read = || Accounts::read(&[root.as_fd()]);
         assert!(read().unwrap().passwd.is_empty());
         let (etc, passwd) = (dir.path().join("etc"), dir.path().join("etc/passwd"));
         std::fs::create_dir(&etc).unwrap();

@@ -51,7 +51,9 @@ pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant)
     };
     arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
-    let mut child = Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: holds });
+    let keeps = plan.keeps.clone();
+    let streams = wiring.streams();
+    let mut child = Child::new(Parts { program, cell, streams, started, host_peak, report: holds, keeps });
     if let Some((inner, outer)) = handover {
         // Else a child that has sent nothing would be waited for.
         drop(inner);
