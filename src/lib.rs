@@ -109,11 +109,12 @@
 //! - A network namespace takes longer to make than all the others together. The cell makes it while init builds the
 //!   root on another processor, and passes it to init.
 //! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities, with one
-//!   descriptor: the *lifeline*, whose other end the handle holds. It exits when the program has ended or the lifeline
+//!   descriptor: the *lifeline*, whose other end the handle holds; and a second that holds the lock, where changes are kept
+//!   in a directory. It exits when the program has ended or the lifeline
 //!   does, and the kernel kills whatever is left.
 //! - Mounts are made with the new mount API, by descriptor; every path inside is resolved by openat2(2) with
 //!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`; and files are only made on file systems that the sandbox itself has made.
-//! - Directories are stacked by overlayfs. What the program writes goes to an upper directory that has nothing else: the
+//! - Directories are stacked by overlayfs, with mount(2), whose one page of options has room for the descriptors of hundreds. What the program writes goes to an upper directory that has nothing else: the
 //!   places of mounts are made on a layer of their own below it. Its descriptor is handed to the host, so that it can be
 //!   read when the sandbox has ended.
 //!

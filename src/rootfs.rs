@@ -143,7 +143,8 @@ impl Rootfs {
     /// Keeps what the program writes in `base`, an existing directory of the caller's, where it is there at the next start.
     ///
     /// In `base` the sandbox makes two directories: `diff`, with what the program has made and changed, and overlayfs's marks for
-    /// what it has removed; and `work`, which is overlayfs's own. While a sandbox runs, it holds a lock (flock(2)) on
+    /// what it has removed; and `work`, which is overlayfs's own, with a
+    /// directory in it that nobody may enter (mode 0). While a sandbox runs, it holds a lock (flock(2)) on
     /// `base`, and the start of another one on it fails. The layers have to be the same at each start.
     ///
     /// What is not protected: `diff` is the program's: names, links, FIFOs and modes in there are its choice.

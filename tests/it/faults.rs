@@ -450,6 +450,12 @@ struct Site {
     bin: PathBuf,
 }
 
+impl Drop for Site {
+    fn drop(&mut self) {
+        crate::harness::removable(&self.path.join("kept"));
+    }
+}
+
 impl Site {
     fn new() -> Self {
         let dir = temp_dir();
