@@ -1,6 +1,6 @@
 //! Opening images in every form that tools write, and choosing among several.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use belljar::{ErrorKind, Image, Layer};
@@ -8,23 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::open_fds;
 use crate::image_made::{INDEX, Layout, MANIFEST, architecture, archive, config, named, sha256, with};
-use crate::skip;
-
-/// What `tests/make-images.sh` made.
-fn images() -> Option<PathBuf> {
-    let cache = || std::env::var_os("BELLJAR_TEST_CACHE").map_or("/var/cache/belljar-test".into(), PathBuf::from);
-    let path = std::env::var_os("BELLJAR_TEST_IMAGES").map_or_else(|| cache().join("images"), PathBuf::from);
-    path.join("made-by").exists().then_some(path)
-}
-
-macro_rules! images {
-    () => {
-        match images() {
-            Some(images) => images,
-            None => skip!("no images are at BELLJAR_TEST_IMAGES: run tests/make-images.sh as root"),
-        }
-    };
-}
+use crate::{images, skip};
 
 /// What skopeo reads, as it is.
 fn skopeo(image: &str, flags: &[&str]) -> Vec<u8> {
