@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::super::bpf::TOO_LARGE;
 use super::super::{Seccomp, SyscallArg, bpf, resolve, table};
-use super::machine::{longest_path, run};
+use super::machine::{constant, longest_path, run};
 use crate::sys::{AUDIT_ARCH, BpfInstruction};
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -84,12 +84,14 @@ fn every_system_call_of_the_table_is_decided_as_it_is_listed_here() {
     }
     for (name, number) in table::SYSCALLS {
         if BY_ARGUMENT.contains(&name) {
+            assert_eq!(constant(&program, AUDIT_ARCH, number), None, "{name}");
             continue;
         }
         let expected = refused.get(name).map_or(ALLOW, |number| errno(*number));
         for args in samples() {
             assert_eq!(run(&program, AUDIT_ARCH, number, args), expected, "{name} {args:x?}");
         }
+        assert_eq!(constant(&program, AUDIT_ARCH, number), Some(expected), "{name}");
     }
     // A name that is written wrong would refuse nothing.
     let only_x86: BTreeSet<_> = words(ONLY_X86).collect();
