@@ -111,7 +111,22 @@ impl<'a> Resolved<'a> {
         // Names are independent of all else; they need the capabilities that are left at the start.
         namespaces::lower_names(self.own, self.sandbox.hostname.as_deref(), steps)?;
         // The root last: /proc/self, which the maps are written through, goes with the host's mounts.
-        self.lower_root(steps)
+        let before_root = steps.len();
+        self.lower_root(steps)?;
+        self.forbid_user_namespaces(before_root, steps);
+        Ok(())
+    }
+
+    /// No user namespaces below the sandbox's own, unless the policy allows by name what makes them: a second layer next
+    /// to the filter, and so not a matter of whether there is one.
+    fn forbid_user_namespaces(&self, before_root: usize, steps: &mut Vec<Step>) {
+        let allowed = self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        if self.has(Namespaces::USER) && !allowed {
+            // In a /proc of the sandbox's own, before a part of it is made read-only. The kernel keeps an entry for
+            // every user namespace in the /proc that was used: with many sandboxes, the host's would become slow.
+            let proc = steps.iter().position(|step| matches!(step, Step::Proc { .. }));
+            steps.insert(proc.map_or(before_root, |proc| proc + 1), Step::NoUserNamespaces);
+        }
     }
 
     fn lower_root(&self, steps: &mut Vec<Step>) -> Result<()> {

@@ -59,7 +59,8 @@
 //! - Of the host process's environment, descriptors, memory and arguments nothing can be seen.
 //!
 //! Most attacks on files, network, other processes and privilege are held by two layers at least: mounts and Landlock,
-//! namespaces and Landlock, capabilities and the filter of system calls. SECURITY.md names the checks of each
+//! namespaces and Landlock, capabilities and the filter of system calls, a bound of 0 on user namespaces and that
+//! filter. SECURITY.md names the checks of each
 //! guarantee; the suite behind them gives the reason for each that one layer holds alone.
 //!
 //! # What does not

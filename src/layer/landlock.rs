@@ -141,7 +141,8 @@ impl Landlock {
         Self::with(Base::Derived)
     }
 
-    /// No Landlock: for programs that mount file systems, which it forbids.
+    /// No Landlock: for programs that mount file systems, which it forbids. They also need capabilities that are kept, or
+    /// a user namespace of their own: see [`Seccomp::allow`](crate::Seccomp::allow).
     pub fn off() -> Self {
         Self::with(Base::Off)
     }

@@ -44,6 +44,8 @@ pub(crate) enum Step {
     JoinNetwork,
     /// Brings the loopback interface up.
     LoopbackUp,
+    /// Has the kernel refuse new user namespaces inside.
+    NoUserNamespaces,
     /// Sets the host name.
     Hostname {
         name: CString,
@@ -304,6 +306,30 @@ pub(crate) struct Fault {
     pub(crate) operand: Operand,
 }
 
+/// What a step of the default policy could not do on this host, and the start goes on without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    UserNamespaces,
+}
+
+impl Lack {
+    pub(crate) const ALL: [Self; 1] = [Self::UserNamespaces];
+
+    /// Its place in a word of bits.
+    pub(crate) fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    /// Which layer is not whole, and why.
+    pub(crate) fn told(self) -> (Layer, &'static str) {
+        match self {
+            Self::UserNamespaces => {
+                (Layer::Namespaces, "new user namespaces are not bounded: /proc/sys can't be written on this host")
+            }
+        }
+    }
+}
+
 /// Mount attributes: see mount_setattr(2).
 pub(crate) mod attr {
     pub(crate) const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -317,7 +343,7 @@ impl Step {
     pub(crate) fn layer(&self) -> Layer {
         match self {
             Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
-            Step::EndHolder | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
+            Step::EndHolder | Step::NoUserNamespaces | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
             Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork => Layer::Network,

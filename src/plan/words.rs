@@ -110,6 +110,7 @@ impl fmt::Display for Step {
             Step::PassNetwork => f.write_str("pass net to init"),
             Step::JoinNetwork => f.write_str("setns net"),
             Step::LoopbackUp => f.write_str("lo up"),
+            Step::NoUserNamespaces => f.write_str("max_user_namespaces 0"),
             Step::Hostname { name } => write!(f, "sethostname {}", Escaped(name.to_bytes())),
             Step::Domainname => f.write_str("setdomainname (none)"),
             Step::Private => f.write_str("private /"),

@@ -11,7 +11,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::os::fd::{AsFd, RawFd};
 
-use crate::plan::{Cell, Fault, Launch, Memory, Operand, Plan, Step};
+use crate::plan::{Cell, Fault, Lack, Launch, Memory, Operand, Plan, Step};
 use crate::sys::{self, Errno, Fd, Return, Told};
 
 /// How much of a program that can't be executed is handed to the parent, which tells the reason from it.
@@ -41,8 +41,17 @@ pub(crate) struct Reports {
     pub(crate) init: Report,
     pub(crate) program: Report,
     pub(crate) head: Head,
+    /// What the start goes on without: bits of [`Lack`].
+    lacks: AtomicU32,
     /// Not 0 while init has not been executed, and so still uses the host's memory.
     pub(crate) init_sets_up: AtomicU32,
+}
+
+impl Reports {
+    /// Whether the start went on without this.
+    pub(crate) fn lacks(&self, lack: Lack) -> bool {
+        self.lacks.load(Relaxed) & lack.bit() != 0
+    }
 }
 
 /// What one child tells.
@@ -216,7 +225,7 @@ impl<'a> Children<'a> {
 
     fn take(self, steps: Range<usize>, report: &Report) -> Done {
         let mut state =
-            State { context: self.context, head: &self.reports.head, workspace: None, root: None, ruleset: None };
+            State { context: self.context, reports: self.reports, workspace: None, root: None, ruleset: None };
         for (index, step) in self.plan.steps.iter().enumerate().take(steps.end).skip(steps.start) {
             report.at(index);
             state.take(step)?;
@@ -263,7 +272,7 @@ fn give_up(report: &Report, fault: Fault) -> ! {
 /// What a process has in hand while it takes its steps.
 struct State<'a> {
     context: &'a Context<'a>,
-    head: &'a Head,
+    reports: &'a Reports,
     /// The tmpfs that everything of our own is made on.
     workspace: Option<Fd>,
     /// The root to be.
@@ -277,6 +286,22 @@ impl State<'_> {
     fn pass_network(&self) -> Done {
         let namespace = sys::openat2(sys::CWD, c"/proc/self/ns/net", libc::O_RDONLY, 0, 0)?;
         Ok(sys::send_fd(sys::borrow(self.context.lifeline_host), namespace.as_fd())?)
+    }
+
+    /// Goes on without where the host keeps /proc/sys from being written, as container engines do.
+    fn forbid_user_namespaces(&self) -> Done {
+        let path = c"/proc/sys/user/max_user_namespaces";
+        let (dir, within) = match &self.root {
+            Some(root) => (root.as_fd(), libc::RESOLVE_IN_ROOT),
+            None => (sys::CWD, 0),
+        };
+        match sys::openat2(dir, path, libc::O_WRONLY, 0, within | libc::RESOLVE_NO_MAGICLINKS) {
+            Err(Errno(libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS)) => {
+                self.reports.lacks.fetch_or(Lack::UserNamespaces.bit(), Relaxed);
+                Ok(())
+            }
+            file => Ok(sys::write_all(file?.as_fd(), b"0")?),
+        }
     }
 
     /// Takes one step.
@@ -294,6 +319,7 @@ impl State<'_> {
                 Ok(sys::setns_fd(namespace.as_fd(), libc::CLONE_NEWNET)?)
             }
             Step::LoopbackUp => Ok(sys::loopback_up()?),
+            Step::NoUserNamespaces => self.forbid_user_namespaces(),
             Step::Hostname { name } => Ok(sys::sethostname(name)?),
             Step::Domainname => Ok(sys::setdomainname(c"(none)")?),
             Step::Private => self.make_private(),

@@ -84,7 +84,7 @@ impl State<'_> {
                 }
                 Errno(libc::EACCES) => {
                     worst = Errno(libc::EACCES);
-                    self.head.set(index, &[]);
+                    self.reports.head.set(index, &[]);
                 }
                 errno => {
                     self.report_head(index, path);
@@ -103,13 +103,13 @@ impl State<'_> {
         let Ok(file) = opened else {
             let exists = !matches!(opened, Err(Errno(libc::ENOENT | libc::ENOTDIR)));
             if exists {
-                self.head.set(index, &[]);
+                self.reports.head.set(index, &[]);
             }
             return exists;
         };
         let mut head = [0; HEAD];
         let length = sys::pread(file.as_fd(), &mut head, 0).unwrap_or(0);
-        self.head.set(index, head.get(..length).unwrap_or_default());
+        self.reports.head.set(index, head.get(..length).unwrap_or_default());
         true
     }
 }

@@ -17,7 +17,7 @@ use nix::unistd::pipe2;
 
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{self, Given, Launch, Plan, Step};
+use crate::plan::{self, Given, Lack, Launch, Plan, Step};
 use crate::postfork::{Children, Context, Report, Reports};
 use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
 
@@ -26,7 +26,7 @@ pub(crate) use process::{Cell, Process};
 pub(crate) use trial::attempt;
 
 /// Carries a plan out.
-pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant) -> Result<Child> {
+pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(plan)?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
@@ -47,6 +47,10 @@ pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant)
         Some(cell) => start_cell(children, cell, lifeline)?,
         None => (None, start_single(children, &plan.program, &arena.program)?),
     };
+    for lack in Lack::ALL.into_iter().filter(|lack| arena.lacks(*lack)) {
+        let (layer, why) = lack.told();
+        holds.lack(layer, why);
+    }
     arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
     Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: holds }))

@@ -21,6 +21,7 @@ use crate::skip;
 
 const PROC: &str = "
   mount         proc /proc
+  namespaces    max_user_namespaces 0
   mount         mask /proc/acpi
   mount         mask /proc/asound
   mount         mask /proc/interrupts
@@ -275,7 +276,9 @@ fn what_the_caller_mounts_at_dev_proc_or_tmp_is_there_instead() {
   mount         tmpfs /dev size=1073741824 nr_inodes=65536 mode=1777
   mount         tmpfs /tmp size=1 nr_inodes=1 mode=1777
 ";
-    assert_plan(&program(&sandbox), &format!("{OWN_MAPS}{mounts}{REST}"));
+    // Without a /proc of its own, it is the host's that is written through.
+    let start = OWN_MAPS.replace("(none)\n", "(none)\n  namespaces    max_user_namespaces 0\n");
+    assert_plan(&program(&sandbox), &format!("{start}{mounts}{REST}"));
 }
 
 #[test]
@@ -354,6 +357,7 @@ fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
     let names = "
   namespaces    sethostname belljar
   namespaces    setdomainname (none)
+  namespaces    max_user_namespaces 0
 ";
     let program_steps = PROGRAM.replace("<privileged>", "");
     let rest = "
@@ -446,7 +450,22 @@ init:
 ";
     // The groups are left inside: nothing denies that without a user namespace.
     let rest = REST.replace("securebits 0xef\n", "securebits 0xef\n<leaves>  ids           setgroups none\n");
-    assert_plan(&command, &format!("{start}<proc>\n<dev>\n{tmp}{rest}"));
+    // The host's own bound is the host's.
+    let proc = PROC.replace("  namespaces    max_user_namespaces 0\n", "");
+    assert_plan(&command, &format!("{start}{proc}<dev>\n{tmp}{rest}"));
+}
+
+#[test]
+fn new_user_namespaces_are_to_be_had_by_name() {
+    let bound = "max_user_namespaces 0";
+    let text = |seccomp| plan(&Sandbox::new().seccomp(seccomp).command("/program"));
+    for seccomp in [Seccomp::off(), Seccomp::container(), Seccomp::container().allow(["ptrace"]).deny(["unshare"])] {
+        assert!(text(seccomp.clone()).contains(bound), "{seccomp:?}");
+    }
+    for name in ["clone", "clone3", "unshare"] {
+        assert!(!text(Seccomp::container().allow([name])).contains(bound), "{name}");
+        assert!(!text(Seccomp::off().allow([name])).contains(bound), "{name}");
+    }
 }
 
 #[test]

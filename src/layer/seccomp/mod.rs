@@ -152,6 +152,9 @@ impl Seccomp {
     }
 
     /// No filter, until something is denied.
+    ///
+    /// New user namespaces are refused even so, with ENOSPC, by the sandbox's own: `off().allow(["clone", "unshare"])` is
+    /// for programs that need them.
     pub fn off() -> Self {
         Self { default: None, rules: Vec::new(), raw: Vec::new() }
     }
@@ -167,6 +170,9 @@ impl Seccomp {
     }
 
     /// Allows system calls, whatever their arguments.
+    ///
+    /// If `clone`, `clone3` or `unshare` is among them, new user namespaces are left to the filter alone: the sandbox's own
+    /// refuses them otherwise.
     pub fn allow(self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.rule(names, &[], Action::Allow)
     }
@@ -182,7 +188,8 @@ impl Seccomp {
         self.rule([name], &args, Action::Errno(libc::EPERM as u16))
     }
 
-    /// Allows a system call if all conditions hold for its arguments.
+    /// Allows a system call if all conditions hold for its arguments. For namespaces this counts as
+    /// [`allow`](Seccomp::allow) does.
     pub fn allow_if(self, name: impl AsRef<str>, args: impl IntoIterator<Item = SyscallArg>) -> Self {
         let args: Vec<_> = args.into_iter().collect();
         self.rule([name], &args, Action::Allow)
@@ -228,6 +235,13 @@ impl Seccomp {
             let _ = DEFAULT.set(program.clone());
         }
         Ok(())
+    }
+
+    /// Whether the caller has allowed by name what makes user namespaces.
+    pub(crate) fn allows_namespaces(&self) -> bool {
+        let makes = |rule: &Rule| ["clone", "clone3", "unshare"].contains(&rule.name.as_str());
+        // The rules of a profile are lenient: they name these for threads and processes.
+        self.rules.iter().any(|rule| !rule.lenient && rule.action == Action::Allow && makes(rule))
     }
 
     /// Whether there is any filter.
