@@ -175,6 +175,10 @@ impl<'a> Resolved<'a> {
             steps.push(Step::DropGroups);
         }
         self.ids.change(steps);
+        // As the program's user, whose key it is.
+        if !self.refuses_keyrings() {
+            process::lower_keyring(steps);
+        }
         // Landlock's rules while the capabilities last, which may be needed to look their files up.
         let landlock = self.lower_landlock(inside, steps)?;
         steps.extend(landlock.rules);
@@ -227,6 +231,12 @@ impl<'a> Resolved<'a> {
         self.sandbox.landlock.lower(&setting)
     }
 
+    /// Whether there is a filter that keeps the program from all keyrings.
+    fn refuses_keyrings(&self) -> bool {
+        let refuses = self.sandbox.seccomp.as_ref().is_none_or(Seccomp::refuses_keyrings);
+        refuses && seccomp::why_none().is_none()
+    }
+
     /// The filter, if the kernel has filters; one that is asked for by name is not left out.
     fn lower_seccomp(&self, steps: &mut Vec<Step>) -> Result<Option<String>> {
         match (&self.sandbox.seccomp, seccomp::why_none()) {
@@ -253,6 +263,7 @@ impl<'a> Resolved<'a> {
         report.add(Layer::Fds, false, None);
         report.add(Layer::Limits, false, None);
         report.add(Layer::Capabilities, false, None);
+        report.add(Layer::Process, false, None);
         let Sandbox { landlock, seccomp, .. } = self.sandbox;
         let lacks = off(landlock.is_off(), "switched off by the policy").or(landlock_lacks);
         report.add(Layer::Landlock, !restricted, lacks);

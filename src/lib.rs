@@ -78,7 +78,10 @@
 //!   nobody drop them there (user_namespaces(7)). Root's are dropped.
 //! - A directory that is bound read-only inside of a writable one is held by the mount table alone: Landlock's rules
 //!   only add up.
-//! - The host's session keyring is inherited; that the default filter refuses keyctl(2) and its like is what holds.
+//! - Behind the default filter, which refuses keyctl(2) and its like, the host's session keyring is inherited: a user has
+//!   only 200 keys (keyrings(7)), and a keyring for every sandbox would take them from the host's other programs. A program
+//!   that the filter does not keep from keys gets an empty session keyring; without [`Namespaces::USER`] it still has the
+//!   keyrings of the user.
 //! - What a layer can't do on an older kernel: [`Child::report`] tells. What Landlock does not cover when it is used alone:
 //!   UDP and other protocols, attributes of files, sockets in the file system.
 //! - Memory, processor time and the number of processes are not limited yet.

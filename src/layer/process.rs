@@ -17,6 +17,14 @@ pub(crate) fn lower_session(steps: &mut Vec<Step>) {
     steps.push(Step::Setsid);
 }
 
+/// A session keyring of its own, for programs that may use keyrings.
+///
+/// Not for the others: each is a key, which the kernel frees a while after the end of the program, and a user who is not
+/// root has no more than 200 of them, those of its other programs included (keyrings(7)).
+pub(crate) fn lower_keyring(steps: &mut Vec<Step>) {
+    steps.push(Step::SessionKeyring);
+}
+
 /// What the program inherits from whoever clones it, and can be set there.
 pub(crate) fn lower_priorities(steps: &mut Vec<Step>) {
     steps.extend([

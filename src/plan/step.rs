@@ -129,6 +129,8 @@ pub(crate) enum Step {
     },
     /// Starts a session of its own, with no controlling terminal.
     Setsid,
+    /// Leaves the session keyring of the host process for an empty one.
+    SessionKeyring,
     /// Leaves an inherited standard stream open.
     Inherit {
         fd: i32,
@@ -310,10 +312,11 @@ pub(crate) struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
     UserNamespaces,
+    SessionKeyring,
 }
 
 impl Lack {
-    pub(crate) const ALL: [Self; 1] = [Self::UserNamespaces];
+    pub(crate) const ALL: [Self; 2] = [Self::UserNamespaces, Self::SessionKeyring];
 
     /// Its place in a word of bits.
     pub(crate) fn bit(self) -> u32 {
@@ -323,6 +326,9 @@ impl Lack {
     /// Which layer is not whole, and why.
     pub(crate) fn told(self) -> (Layer, &'static str) {
         match self {
+            Self::SessionKeyring => {
+                (Layer::Process, "the session keyring is the host's: the caller has as many keys as it may have")
+            }
             Self::UserNamespaces => {
                 (Layer::Namespaces, "new user namespaces are not bounded: /proc/sys can't be written on this host")
             }
@@ -358,6 +364,7 @@ impl Step {
             | Step::RaiseAmbient { .. }
             | Step::NoNewPrivs => Layer::Capabilities,
             Step::Setsid
+            | Step::SessionKeyring
             | Step::OomScore { .. }
             | Step::Nice
             | Step::IoPriority

@@ -142,6 +142,7 @@ impl fmt::Display for Step {
             Step::Pivot => f.write_str("pivot_root"),
             Step::ExecInit { .. } => f.write_str("execveat init"),
             Step::Setsid => f.write_str("setsid"),
+            Step::SessionKeyring => f.write_str("session keyring new"),
             Step::Inherit { fd } => write!(f, "inherit {fd}"),
             Step::Install { what, fd, .. } => write!(f, "dup {what} -> {fd}"),
             Step::InstallNull { fd, .. } => write!(f, "dup null -> {fd}"),

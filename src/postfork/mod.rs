@@ -304,6 +304,19 @@ impl State<'_> {
         }
     }
 
+    /// Goes on with the host's where the quota of keys is used up: without one to leave, the kernel does not look at it.
+    fn leave_session_keyring(&self) -> Done {
+        match sys::join_session_keyring() {
+            Err(Errno(libc::EDQUOT)) => {
+                self.reports.lacks.fetch_or(Lack::SessionKeyring.bit(), Relaxed);
+                Ok(())
+            }
+            // There are no keyrings, or a filter that the host process is under keeps them from the program too.
+            Err(Errno(libc::ENOSYS | libc::EPERM)) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
     /// Takes one step.
     fn take(&mut self, step: &Step) -> Done {
         match step {
@@ -343,6 +356,7 @@ impl State<'_> {
             Step::Pivot => self.pivot(),
             Step::ExecInit { mode, securebits, argv, envp } => self.exec_init(*mode, *securebits, argv, envp),
             Step::Setsid => Ok(sys::setsid()?),
+            Step::SessionKeyring => self.leave_session_keyring(),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),
             Step::Install { given, fd, .. } => self.install(*given, *fd),
             Step::InstallNull { given, write, fd } => self.install_null(*given, *write, *fd),

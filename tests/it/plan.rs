@@ -128,6 +128,7 @@ program:
   fds           close_range 3-
 <state>
   capabilities  securebits 0xef
+  process       session keyring new
   capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -328,6 +329,7 @@ host:
 program:
 {}<root>  capabilities  securebits 0xef
 <leaves>  ids           setgroups none
+  process       session keyring new
 <root>  capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -362,6 +364,7 @@ fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
     let program_steps = PROGRAM.replace("<privileged>", "");
     let rest = "
   capabilities  securebits 0xef
+  process       session keyring new
   capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -453,6 +456,18 @@ init:
     // The host's own bound is the host's.
     let proc = PROC.replace("  namespaces    max_user_namespaces 0\n", "");
     assert_plan(&command, &format!("{start}{proc}<dev>\n{tmp}{rest}"));
+}
+
+#[test]
+fn a_program_that_may_use_keys_gets_a_keyring_of_its_own() {
+    let text = |seccomp| plan(&Sandbox::new().seccomp(seccomp).command("/program"));
+    let allowed = [Seccomp::off(), Seccomp::off().deny(["keyctl"]), Seccomp::container().allow(["request_key"])];
+    for seccomp in allowed {
+        assert!(text(seccomp.clone()).contains("session keyring new"), "{seccomp:?}");
+    }
+    for seccomp in [Seccomp::container(), Seccomp::new(), Seccomp::off().kill(["add_key", "keyctl", "request_key"])] {
+        assert!(!text(seccomp.clone()).contains("session keyring new"), "{seccomp:?}");
+    }
 }
 
 #[test]

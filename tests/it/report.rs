@@ -7,7 +7,7 @@ use crate::filter::{ABSENT, SWITCHED_OFF, filter};
 use crate::harness::host;
 use crate::skip;
 
-const LAYERS: [Layer; 9] = [
+const LAYERS: [Layer; 10] = [
     Layer::Namespaces,
     Layer::Ids,
     Layer::Mount,
@@ -15,6 +15,7 @@ const LAYERS: [Layer; 9] = [
     Layer::Fds,
     Layer::Limits,
     Layer::Capabilities,
+    Layer::Process,
     Layer::Landlock,
     Layer::Seccomp,
 ];

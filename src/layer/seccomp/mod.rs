@@ -244,6 +244,24 @@ impl Seccomp {
         self.rules.iter().any(|rule| !rule.lenient && rule.action == Action::Allow && makes(rule))
     }
 
+    /// Whether no keyring can be used.
+    pub(crate) fn refuses_keyrings(&self) -> bool {
+        ["add_key", "keyctl", "request_key"].into_iter().all(|name| self.refuses(name))
+    }
+
+    /// Whether a system call is refused whatever its arguments.
+    fn refuses(&self, name: &str) -> bool {
+        let refused = |action: &Action| matches!(action, Action::Errno(_) | Action::KillProcess);
+        for rule in self.rules.iter().rev().filter(|rule| rule.name == name) {
+            match (refused(&rule.action), rule.args.is_empty()) {
+                (false, _) => return false,
+                (true, true) => return true,
+                (true, false) => {}
+            }
+        }
+        self.default.as_ref().is_some_and(refused)
+    }
+
     /// Whether there is any filter.
     pub(crate) fn is_off(&self) -> bool {
         self.default.is_none() && self.raw.is_empty()

@@ -173,7 +173,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("IO07", "G3", "read shared memory of the host by its key", &["shm", "{shm}"], Judge::Prints, "namespaces").alone(IPC),
     check("IO07", "G3", "receive from a message queue of the host", &["mq", "{mq}"], Judge::Prints, "namespaces landlock").needs(Needs::Feature),
     check("IO05", "G3", "add a key to the user's keyring", &["add-key", "{name}"], Judge::Key, "namespaces seccomp"),
-    check("IO05", "G3", "read a key of the caller's session", &["read-key", "{key}"], Judge::Prints, "seccomp").alone("the session's keyring is inherited: the filter refuses to use it"),
+    check("IO05", "G3", "read a key of the caller's session", &["read-key", "{key}"], Judge::Prints, "always").alone("a program that the filter does not keep from keys gets a session keyring of its own"),
     // No privilege.
     check("NS01", "G4", "have a capability in any set, as root", &["capability"], Judge::Told, "always").alone(ALWAYS).needs(Needs::Root),
     check("NS01", "G4", "have a capability in any set, as nobody", &["capability"], Judge::Told, "namespaces").alone(BOUNDING).needs(Needs::User),
