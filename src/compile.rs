@@ -179,7 +179,12 @@ impl<'a> Resolved<'a> {
         if !self.refuses_keyrings() {
             process::lower_keyring(steps);
         }
-        // Landlock's rules while the capabilities last, which may be needed to look their files up.
+        let directory = process::directory(command.directory.as_deref())?;
+        let executed = Program { program: &command.program, args: &command.args, env: command.env.clone() };
+        // Looks at files while the capabilities last, which may be needed for that: first at what is executed.
+        if self.has(Namespaces::MOUNT) {
+            executed.lower_look(&directory, steps)?;
+        }
         let landlock = self.lower_landlock(inside, steps)?;
         steps.extend(landlock.rules);
         capabilities::lower(self.sandbox.capabilities, self.privileged(), steps)?;
@@ -187,12 +192,12 @@ impl<'a> Resolved<'a> {
         // In force after no_new_privs, which allows it, and after the last mount, since it forbids mounting.
         steps.extend(landlock.restrict);
         // The directory without capabilities: the program must be able to go there.
-        process::lower_directory(command.directory.as_deref(), steps)?;
+        process::lower_directory(directory, steps);
         // Signals: from here on one may end the child.
         process::lower_signals(steps);
         // The filter last: it need not allow what sets a sandbox up, but for execve.
         let seccomp = self.lower_seccomp(steps)?;
-        Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?;
+        executed.lower(steps)?;
         let report = self.report((restricted, landlock.lacking), seccomp);
         Ok((given, report))
     }

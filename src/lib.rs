@@ -70,9 +70,9 @@
 //!   [`bind_ro`](Sandbox::bind_ro); terminal escapes in output that is printed raw. A directory that is passed as a
 //!   descriptor, or inherited as a stream, leads to everything around it: Landlock alone opens nothing there. The mode
 //!   and times of a passed file can be changed by its owner.
-//! - Without Landlock, switched off or not in the kernel: a passed file can be opened anew for more than it was passed for,
-//!   and a program or an interpreter that is a link to `/proc/self/exe` makes the kernel execute the host's own program
-//!   file inside.
+//! - Without Landlock, switched off or not in the kernel: a passed file can be opened anew for more than it was passed for;
+//!   and that a program or an interpreter is a link to `/proc/self/exe`, over which the kernel would execute the host's own
+//!   program file inside, is seen before the start, but not if somebody outside changes the file in that moment.
 //! - Paths of bind sources can be read in `/proc/self/mountinfo`.
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
 //!   nobody drop them there (user_namespaces(7)). Root's are dropped.

@@ -5,6 +5,7 @@
 //! error number; the words are here, with the parent.
 
 mod hint;
+mod interpreter;
 mod step;
 mod words;
 
@@ -14,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub(crate) use hint::hint;
+pub(crate) use interpreter::interpreter;
 pub(crate) use step::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Step, attr, os};
 pub(crate) use words::Escaped;
 

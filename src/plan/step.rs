@@ -229,6 +229,12 @@ pub(crate) enum Step {
     },
     /// Resets every signal action, then unblocks all.
     Signals,
+    /// Looks whether what is to be executed is the host process's own program file.
+    Look {
+        program: CString,
+        directory: CString,
+        candidates: Vec<CString>,
+    },
     /// Becomes the program: the first of `candidates` that can be executed.
     Exec {
         program: CString,
@@ -380,7 +386,7 @@ impl Step {
             | Step::LandlockPassed { .. }
             | Step::LandlockRestrict { .. } => Layer::Landlock,
             Step::Seccomp { .. } => Layer::Seccomp,
-            Step::ExecInit { .. } | Step::Exec { .. } => Layer::Exec,
+            Step::ExecInit { .. } | Step::Look { .. } | Step::Exec { .. } => Layer::Exec,
             _ => Layer::Mount,
         }
     }
@@ -396,7 +402,7 @@ impl Step {
             (Step::Tmpfs { at, .. } | Step::Proc { at } | Step::Devpts { at } | Step::Mask { at }, _) => &at.path,
             (Step::Protect { at } | Step::Seal { at, .. }, _) => &at.path,
             (Step::Chdir { path } | Step::LandlockPath { path, .. }, _) => path,
-            (Step::Exec { program, .. }, _) => program,
+            (Step::Look { program, .. } | Step::Exec { program, .. }, _) => program,
             (Step::WriteProc { path, .. }, _) => return Some(os(path).into()),
             _ => return None,
         };

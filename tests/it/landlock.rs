@@ -615,8 +615,37 @@ fn the_hosts_own_program_is_not_executed() {
     let own = words(&["write", "truncate"], "/proc/self/exe");
     refused(&sandbox, &own, &[libc::EACCES, libc::EROFS, libc::ETXTBSY]);
     assert!(fs::read(&binary).unwrap() == before, "it is as it was");
-    // The control: with no rules, it is the host's program that answers.
-    let off = sandbox.landlock(Landlock::off());
-    let output = off.command("/script").output().unwrap();
+    // The control: a child of std executes the host's program over that link.
+    let output = std::process::Command::new(&script).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("0 tests"), "{output:?}");
+    // And what is no link of /proc may be executed, if it is bound in.
+    let off = sandbox.landlock(Landlock::off());
+    let output = off.clone().bind_ro(&binary, "/binary").command("/binary").arg("--list").output().unwrap();
+    assert!(output.outcome.success(), "{output:?}");
+    // Without rules, what is executed is looked at before: also by a script of a script, from a directory of /proc, and
+    // where nobody inside may read the script.
+    for (name, text) in
+        [("chain", "#!/script x\n"), ("relative", "#! ./exe\t-x\n"), ("root", "#!/proc/self/root/proc/self/exe\0")]
+    {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["chain", "relative", "root"] {
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o111)).unwrap();
+    }
+    let off = off.bind_ro(real(dir.path()), "/scripts");
+    let programs =
+        ["/script", "/link", "/proc/self/exe", "/scripts/chain", "/scripts/relative", "/scripts/root", "./exe", "exe"];
+    for program in programs {
+        let mut command = off.command(program);
+        command.arg("--list").env("PATH", "/none:/proc/self").current_dir("/proc/self");
+        let error = command.spawn().unwrap_err();
+        assert_eq!((error.layer(), error.raw_os_error()), (Layer::Exec, Some(libc::EACCES)), "{program}: {error}");
+        assert_eq!(error.step(), format!("look at {program}"));
+        assert!(error.hint().unwrap().contains("host process"), "{program}: {:?}", error.hint());
+    }
+    // A program that is passed as a descriptor is no file of the host's that nobody has handed in.
+    let mut passed = off.command("/proc/self/fd/7");
+    passed.fd(7, fs::File::open("/bin/true").unwrap());
+    assert!(passed.status().unwrap().success());
 }

@@ -129,6 +129,7 @@ program:
 <state>
   capabilities  securebits 0xef
   process       session keyring new
+  exec          look at /program
   capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -365,6 +366,7 @@ fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
     let rest = "
   capabilities  securebits 0xef
   process       session keyring new
+  exec          look at /program
   capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
