@@ -230,7 +230,6 @@ impl<'a> Resolved<'a> {
             places: self.has(Namespaces::MOUNT).then(|| inside.iter().filter_map(place).collect()),
             passed: program.iter().filter_map(passed).collect(),
             devices,
-            proc: inside.iter().any(|step| matches!(step, Step::Proc { .. })),
             no_network: self.network == Network::None,
         };
         self.sandbox.landlock.lower(&setting)

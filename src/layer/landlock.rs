@@ -22,7 +22,8 @@ use crate::sys::{Errno, LandlockHandled, landlock_version};
 /// What is not protected: a directory that is mounted read-only inside of a writable one is held by the mount alone; file
 /// attributes, such as modes and times, sockets in the file system, UDP and raw sockets are not Landlock's.
 ///
-/// What it takes from programs: they can't mount, nor open POSIX message queues, and a directory that is passed as a
+/// What it takes from programs: they can't mount, nor open POSIX message queues, nor write to files of /proc, their own
+/// `comm` and `oom_score_adj` included, for which there is `allow_write("/proc")`; and a directory that is passed as a
 /// descriptor leads to nothing below it. A passed file can be opened once more, through `/dev/stdout` or `/proc/self/fd`,
 /// for what it is open for already.
 ///
@@ -95,9 +96,8 @@ const AUDIT: u32 = 7;
 pub(crate) struct Setting {
     /// What is mounted, in this order. None without mounts of the sandbox's own.
     pub(crate) places: Option<Vec<Place>>,
-    /// Whether there is a /dev and a /proc of the sandbox's own.
+    /// Whether there is a /dev of the sandbox's own.
     pub(crate) devices: bool,
-    pub(crate) proc: bool,
     /// Whether the program has no network at all.
     pub(crate) no_network: bool,
     /// The descriptors that the program is given.
@@ -305,9 +305,6 @@ fn derived(setting: &Setting) -> Vec<(CString, u64)> {
     let mut rules = vec![(c"/".into(), fs::RUN)];
     if setting.devices {
         rules.push((c"/dev".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV));
-    }
-    if setting.proc {
-        rules.push((c"/proc".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE));
     }
     // What is mounted over, nobody can reach; and below a writable directory its rule holds already.
     let last =

@@ -104,10 +104,15 @@ fn a_caller_with_all_the_keys_that_it_may_have_is_told() {
         child.report().layer(Layer::Process).unwrap().clone()
     };
     assert_eq!(process(&sandbox).enforcement(), Enforcement::InForce, "the control");
-    let full = (0..).find_map(|number: u32| add(&format!("key-{number}")).err()).unwrap();
-    assert_eq!(full.raw_os_error(), Some(libc::EDQUOT));
-    let status = process(&sandbox);
-    assert_eq!(status.enforcement(), Enforcement::Partly);
+    let mut numbers = 0..;
+    let mut fill = || {
+        let full = numbers.find_map(|number: u32| add(&format!("key-{number}")).err()).unwrap();
+        assert_eq!(full.raw_os_error(), Some(libc::EDQUOT));
+        process(&sandbox)
+    };
+    // The kernel frees the keyring of the control when it likes, and then there is place for one more.
+    let told = (0..100).map(|_| fill()).find(|status| status.enforcement() == Enforcement::Partly);
+    let status = told.expect("no start has met a full quota");
     assert!(status.why().unwrap().contains("session keyring"), "{status:?}");
     // With the filter there is nothing to lose.
     assert_eq!(process(&sandbox.seccomp(Seccomp::container())).enforcement(), Enforcement::InForce);

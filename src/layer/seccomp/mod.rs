@@ -172,7 +172,8 @@ impl Seccomp {
     /// Allows system calls, whatever their arguments.
     ///
     /// If `clone`, `clone3` or `unshare` is among them, new user namespaces are left to the filter alone: the sandbox's own
-    /// refuses them otherwise.
+    /// refuses them otherwise. To write the maps of one takes [`Landlock::allow_write`](crate::Landlock::allow_write)
+    /// of `/proc`.
     pub fn allow(self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         self.rule(names, &[], Action::Allow)
     }

@@ -104,7 +104,6 @@ const IPC: &str = "Landlock and the filter do not know one object from another: 
 const LIMITS: &str = "Landlock has no right for it, and programs set limits and priorities of their own";
 const SURFACE: &str = "a system call that no other layer knows";
 const ALWAYS: &str = "always on, so that the other layers can't be told apart from it";
-const SYSCTL: &str = "the derived Landlock rules allow writing below /proc: the read-only mounts hold";
 
 #[rustfmt::skip]
 pub(super) const CHECKS: &[Check] = &[
@@ -189,7 +188,7 @@ pub(super) const CHECKS: &[Check] = &[
     check("SC05", "G4", "pivot the root", &["pivot", "{rw}"], Judge::Told, "namespaces landlock seccomp"),
     check("SC05", "G4", "reach the parsers of mount options (fsopen)", &["fsopen"], Judge::Told, "namespaces seccomp"),
     check("NS10", "G4", "change the name of the host", &["sethostname"], Judge::Told, "namespaces seccomp"),
-    check("NS10", "G4", "open a kernel parameter to write", &["open-write", "/proc/sys/kernel/domainname"], Judge::Told, "namespaces").alone(SYSCTL).needs(Needs::Root),
+    check("NS10", "G4", "open a kernel parameter to write", &["open-write", "/proc/sys/kernel/domainname"], Judge::Told, "namespaces landlock").needs(Needs::Root),
     check("SC04", "G4", "io_uring", &["io-uring"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
     check("SC07", "G4", "perf_event_open", &["perf"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
     check("SC07", "G4", "userfaultfd", &["userfaultfd"], Judge::Told, "seccomp").alone(SURFACE).needs(Needs::Feature),
