@@ -213,14 +213,16 @@ impl<'a> Resolved<'a> {
         let devices = inside.iter().any(|step| matches!(step, Step::Devpts { .. }));
         // The tmpfs of our own devices is read-only in the end.
         let sealed = |at: &Inside| devices && at.path.as_c_str() == c"/dev";
+        let mut writable = 0..;
         let place = |step: &Step| {
+            let mount = if step.mounts_writable() { writable.next() } else { None };
             let (at, write) = match step {
                 Step::Bind { at, attributes, .. } => (at, attributes & attr::READ_ONLY == 0),
                 Step::Tmpfs { at, .. } => (at, !sealed(at)),
                 Step::Proc { at } | Step::Devpts { at } | Step::Mask { at } | Step::Protect { at } => (at, false),
                 _ => return None,
             };
-            Some(landlock::Place { path: at.path.clone(), dir: at.kind == InsideKind::Dir, write })
+            Some(landlock::Place { path: at.path.clone(), dir: at.kind == InsideKind::Dir, write, mount })
         };
         let passed = |step: &Step| match step {
             Step::Inherit { fd } | Step::Install { fd, .. } => Some(*fd),

@@ -57,6 +57,9 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
             "this host forbids executable memfds: sysctl vm.memfd_noexec must be below 2"
         }
         (Step::LandlockPath { .. }, _, libc::ENOENT) => "what a rule of Landlock allows has to exist inside",
+        (Step::LandlockPath { .. }, _, libc::ESTALE) => {
+            "something else is there now than what was mounted: a directory on the way was renamed meanwhile"
+        }
         (Step::LandlockRestrict { .. }, _, libc::E2BIG) => {
             "the kernel nests at most 16 layers of Landlock, and this process is in as many: use Landlock::off()"
         }

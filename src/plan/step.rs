@@ -202,9 +202,11 @@ pub(crate) enum Step {
         handled: LandlockHandled,
         version: u32,
     },
-    /// Allows what lies at a path inside; `file` is what makes sense if that is no directory.
+    /// Allows what lies at a path inside; `file` is what makes sense if that is no directory. `mount` tells which of the
+    /// writable mounts it has to be.
     LandlockPath {
         path: CString,
+        mount: Option<usize>,
         access: u64,
         file: u64,
     },
@@ -351,6 +353,15 @@ pub(crate) mod attr {
 }
 
 impl Step {
+    /// Whether the step makes a mount that the program may write to.
+    pub(crate) fn mounts_writable(&self) -> bool {
+        match self {
+            Step::Bind { attributes, .. } => attributes & attr::READ_ONLY == 0,
+            Step::Tmpfs { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The layer that the step belongs to.
     pub(crate) fn layer(&self) -> Layer {
         match self {

@@ -31,6 +31,8 @@ pub(crate) struct Context<'a> {
     pub(crate) given: &'a [RawFd],
     /// The devices of the file systems that this sandbox has made, and may make files on: 0 for a free place.
     pub(crate) own: &'a [AtomicU64],
+    /// The ids of the writable mounts that init has made, in their order, each plus 1: 0 for none yet.
+    pub(crate) writable: &'a [AtomicU64],
 }
 
 /// What the children of one spawn tell the host, in memory that all of them see.
@@ -383,7 +385,7 @@ impl State<'_> {
             Step::NoNewPrivs => Ok(sys::no_new_privs()?),
             Step::Chdir { path } => program::chdir(path),
             Step::LandlockRuleset { handled, version } => self.landlock_ruleset(handled, *version),
-            Step::LandlockPath { path, access, file } => self.landlock_path(path, *access, *file),
+            Step::LandlockPath { path, mount, access, file } => self.landlock_path(path, *mount, *access, *file),
             Step::LandlockPort { port, access } => Ok(sys::landlock_allow_port(self.ruleset()?, *port, *access)?),
             Step::LandlockPassed { fds, read, write } => self.landlock_passed(fds, *read, *write),
             Step::LandlockRestrict { flags } => self.landlock_restrict(*flags),

@@ -1,6 +1,7 @@
 //! The steps that make a process the program.
 
 use core::ffi::CStr;
+use core::sync::atomic::Ordering::Relaxed;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -19,8 +20,15 @@ impl State<'_> {
         Ok(())
     }
 
-    pub(super) fn landlock_path(&self, path: &CStr, access: u64, file: u64) -> Done {
+    pub(super) fn landlock_path(&self, path: &CStr, mount: Option<usize>, access: u64, file: u64) -> Done {
         let place = sys::openat2(sys::CWD, path, libc::O_PATH, 0, libc::RESOLVE_NO_MAGICLINKS)?;
+        if let Some(mount) = mount {
+            // Somebody outside may have renamed a directory on the way since it was mounted.
+            let made = self.context.writable.get(mount).map_or(0, |id| id.load(Relaxed));
+            if sys::root_of_mount(place.as_fd())?.is_none_or(|id| id + 1 != made) {
+                return Err(Errno(libc::ESTALE).into());
+            }
+        }
         let access = if sys::fstat(place.as_fd())?.is_dir() { access } else { file };
         Ok(sys::landlock_allow_path(self.ruleset()?, place.as_fd(), access)?)
     }

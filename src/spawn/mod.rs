@@ -30,7 +30,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let mut wiring = Wiring::open(plan)?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
-    let own = own_devices(plan);
+    let (own, writable) = (own_devices(plan), writable_mounts(plan));
     let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
     let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;
     let number = |fd: &OwnedFd| fd.as_raw_fd();
@@ -41,6 +41,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         holder: holder.as_ref().map_or(-1, |holder| holder.init().as_fd().as_raw_fd()),
         given: &wiring.numbers(),
         own: &own,
+        writable: &writable,
     };
     let children = children(plan, &context, &arena);
     let (cell, program) = match &plan.cell {
@@ -60,6 +61,11 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
 fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
     let makes = |step: &&Step| matches!(step, Step::RootEmpty | Step::RootLayered { .. } | Step::Tmpfs { .. });
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// A place for every mount that the program may write to.
+fn writable_mounts(plan: &Plan) -> Vec<AtomicU64> {
+    plan.steps.iter().filter(|step| step.mounts_writable()).map(|_| AtomicU64::new(0)).collect()
 }
 
 fn children<'a>(plan: &'a Plan, context: &'a Context<'a>, arena: &'a Arena<Reports>) -> Children<'a> {

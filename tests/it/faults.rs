@@ -21,7 +21,7 @@ use crate::alone::alone;
 use crate::harness::{compile_static, mounts, open_fds, real, temp_dir};
 
 /// What steps are made of, and what the host does for a spawn.
-const CALLS: [c_long; 61] = [
+const CALLS: [c_long; 62] = [
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_fsopen,
@@ -83,6 +83,7 @@ const CALLS: [c_long; 61] = [
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_keyctl,
+    libc::SYS_statx,
 ];
 
 /// What the host does through libc. The rest of libc's calls are std's and the allocator's own.

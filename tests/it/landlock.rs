@@ -1,15 +1,18 @@
 //! Landlock alone, where nothing else holds, and together with mounts; each time with the same attempts without it.
 
+use std::ffi::CString;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use belljar::{Enforcement, Error, ErrorKind, Landlock, Layer, Namespaces, Network, Sandbox, Seccomp};
 
 use crate::again::{again, is_again};
+use crate::alone::Until;
 use crate::filter::{ABSENT, SWITCHED_OFF, filter, landlock_version};
 use crate::harness::{children, compile_static, host, real, sh, temp_dir, token};
 use crate::skip;
@@ -591,6 +594,54 @@ fn a_program_that_mounts_needs_landlock_off() {
     assert_eq!(tried(&unprivileged, &mounts), [libc::EPERM]);
     let off = unprivileged.landlock(Landlock::off());
     granted(&off, &mounts);
+}
+
+/// Another thread exchanges two directories of a volume, in one of which a sandbox mounts what it may write to.
+#[test]
+fn a_race_over_the_target_never_allows_another_directory() {
+    needs!(1);
+    let (volume, source) = (temp_dir(), temp_dir());
+    let (volume, source) = (real(volume.path()), real(source.path()));
+    let path = |name: &str| CString::new(volume.join(name).to_str().unwrap()).unwrap();
+    let fifos = ["real/target/fifo", "decoy/target/fifo"];
+    // Writing to a FIFO is what a read-only mount does not refuse. Each has a reader, so that nobody waits.
+    let _readers = fifos.map(|name| {
+        fs::create_dir_all(volume.join(name).parent().unwrap()).unwrap();
+        // SAFETY: The string ends in a zero byte, and is only read.
+        assert_eq!(unsafe { libc::mkfifo(path(name).as_ptr(), 0o666) }, 0);
+        fs::File::options().read(true).write(true).open(volume.join(name)).unwrap()
+    });
+    let sandbox = Sandbox::new().bind_ro(&volume, "/volume").bind_ro(program(), "/attempts");
+    let attempts = fifos.map(|name| format!("write /volume/{name}"));
+    let control = sandbox.clone().landlock(Landlock::derived().allow_write("/volume"));
+    assert_eq!(control.command("/attempts").args(&attempts).output().unwrap().stdout, b"0\n0\n", "the control");
+    let sandbox = sandbox.bind(&source, "/volume/real/target");
+    let (one, other) = (path("real"), path("decoy"));
+    let stop = AtomicBool::new(false);
+    let (mut won, mut lost) = (0, 0);
+    std::thread::scope(|scope| {
+        let _stop = Until(&stop);
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                // SAFETY: Both strings end in a zero byte, and are only read.
+                unsafe { libc::renameat2(-1, one.as_ptr(), -1, other.as_ptr(), libc::RENAME_EXCHANGE) };
+            }
+        });
+        while won < 20 || lost < 20 {
+            match sandbox.command("/attempts").args(&attempts).output() {
+                Ok(output) => {
+                    let told = String::from_utf8(output.stdout).unwrap();
+                    assert!(told.lines().count() == 2 && !told.lines().any(|errno| errno == "0"), "{told}");
+                    won += 1;
+                }
+                Err(error) => {
+                    assert_eq!((error.layer(), error.raw_os_error()), (Layer::Landlock, Some(libc::ESTALE)), "{error}");
+                    assert!(error.hint().unwrap().contains("renamed"), "{error}");
+                    lost += 1;
+                }
+            }
+        }
+    });
 }
 
 /// A rule can't tell the files of processes, which come and go, from the kernel's parameters, which root outside may write.
