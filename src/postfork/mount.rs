@@ -120,6 +120,9 @@ impl State<'_> {
 
     pub(super) fn bind(&self, source: &HostPath, at: &Inside, attributes: u64) -> Done {
         let mount = on(Operand::Source, clone_source(source))?;
+        if attributes & attr::READ_ONLY == 0 {
+            self.add_writable(mount.as_fd())?;
+        }
         self.mount(mount, at, Reach::Tree, attributes)
     }
 
@@ -130,6 +133,7 @@ impl State<'_> {
             sys::fsconfig(context.as_fd(), key, value)?;
         }
         let mount = sys::fsmount(context.as_fd(), attributes)?;
+        self.add_writable(mount.as_fd())?;
         let device = sys::fstat(mount.as_fd())?.device;
         let target = self.target(at)?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
@@ -300,6 +304,14 @@ impl State<'_> {
     /// Remembers that files may be made on this file system.
     fn add_own(&self, file: BorrowedFd<'_>) -> Done {
         self.add_device(sys::fstat(file)?.device)
+    }
+
+    /// Remembers a mount by its id, for Landlock's rules: later, its name may lead elsewhere.
+    fn add_writable(&self, mount: BorrowedFd<'_>) -> Done {
+        let id = sys::root_of_mount(mount)?.ok_or(Errno(libc::ENOTSUP))?;
+        let free = self.context.writable.iter().find(|known| known.load(Relaxed) == 0);
+        free.ok_or(Errno(libc::ENOSPC))?.store(id + 1, Relaxed);
+        Ok(())
     }
 
     fn add_device(&self, device: u64) -> Done {

@@ -17,7 +17,7 @@ use nix::unistd::pipe2;
 
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{self, Given, Launch, Plan, Step};
+use crate::plan::{self, Given, Lack, Launch, Plan, Step};
 use crate::postfork::{Children, Context, Report, Reports};
 use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
 
@@ -26,11 +26,11 @@ pub(crate) use process::{Cell, Process};
 pub(crate) use trial::attempt;
 
 /// Carries a plan out.
-pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant) -> Result<Child> {
+pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(plan)?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
-    let own = own_devices(plan);
+    let (own, writable) = (own_devices(plan), writable_mounts(plan));
     let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
     let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;
     let number = |fd: &OwnedFd| fd.as_raw_fd();
@@ -41,12 +41,17 @@ pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant)
         holder: holder.as_ref().map_or(-1, |holder| holder.init().as_fd().as_raw_fd()),
         given: &wiring.numbers(),
         own: &own,
+        writable: &writable,
     };
     let children = children(plan, &context, &arena);
     let (cell, program) = match &plan.cell {
         Some(cell) => start_cell(children, cell, lifeline)?,
         None => (None, start_single(children, &plan.program, &arena.program)?),
     };
+    for lack in Lack::ALL.into_iter().filter(|lack| arena.lacks(*lack)) {
+        let (layer, why) = lack.told();
+        holds.lack(layer, why);
+    }
     arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
     Ok(Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: holds }))
@@ -56,6 +61,11 @@ pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant)
 fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
     let makes = |step: &&Step| matches!(step, Step::RootEmpty | Step::RootLayered { .. } | Step::Tmpfs { .. });
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// A place for every mount that the program may write to.
+fn writable_mounts(plan: &Plan) -> Vec<AtomicU64> {
+    plan.steps.iter().filter(|step| step.mounts_writable()).map(|_| AtomicU64::new(0)).collect()
 }
 
 fn children<'a>(plan: &'a Plan, context: &'a Context<'a>, arena: &'a Arena<Reports>) -> Children<'a> {

@@ -244,6 +244,7 @@ pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
     pub(crate) device: u64,
+    pub(crate) inode: u64,
     pub(crate) mode: u32,
     /// Which device the file itself is.
     special: u64,
@@ -268,7 +269,7 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
     unsafe { call(libc::SYS_fstat, [raw(fd), stat.as_mut_ptr() as usize]) }?;
     // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
     let stat = unsafe { stat.assume_init() };
-    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, special: stat.st_rdev })
+    Ok(Stat { device: stat.st_dev, inode: stat.st_ino, mode: stat.st_mode, special: stat.st_rdev })
 }
 
 /// fchdir(2).

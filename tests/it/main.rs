@@ -21,6 +21,7 @@ mod hazards;
 mod host;
 mod ids;
 mod inherited;
+mod keyring;
 mod killed;
 mod landlock;
 mod languages;
