@@ -59,7 +59,8 @@
 //! - Of the host process's environment, descriptors, memory and arguments nothing can be seen.
 //!
 //! Most attacks on files, network, other processes and privilege are held by two layers at least: mounts and Landlock,
-//! namespaces and Landlock, capabilities and the filter of system calls. SECURITY.md names the checks of each
+//! namespaces and Landlock, capabilities and the filter of system calls, a bound of 0 on user namespaces and that
+//! filter. SECURITY.md names the checks of each
 //! guarantee; the suite behind them gives the reason for each that one layer holds alone.
 //!
 //! # What does not
@@ -69,16 +70,19 @@
 //!   [`bind_ro`](Sandbox::bind_ro); terminal escapes in output that is printed raw. A directory that is passed as a
 //!   descriptor, or inherited as a stream, leads to everything around it: Landlock alone opens nothing there. The mode
 //!   and times of a passed file can be changed by its owner.
-//! - Without Landlock, switched off or not in the kernel: a passed file can be opened anew for more than it was passed for,
-//!   and a program or an interpreter that is a link to `/proc/self/exe` makes the kernel execute the host's own program
-//!   file inside.
+//! - Without Landlock, switched off or not in the kernel: a passed file can be opened anew for more than it was passed for;
+//!   and that a program or an interpreter is a link to `/proc/self/exe`, over which the kernel would execute the host's own
+//!   program file inside, is seen before the start, but not if somebody outside changes the file in that moment.
 //! - Paths of bind sources can be read in `/proc/self/mountinfo`.
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
 //!   nobody drop them there (user_namespaces(7)). Root's are dropped.
 //! - A directory that is bound read-only inside of a writable one is held by the mount table alone: Landlock's rules
 //!   only add up. So is everything that is mounted in a root that can be written to ([`Rootfs::ephemeral`] and its like):
 //!   /proc, /dev, read-only binds.
-//! - The host's session keyring is inherited; that the default filter refuses keyctl(2) and its like is what holds.
+//! - Behind the default filter, which refuses keyctl(2) and its like, the host's session keyring is inherited: a user has
+//!   only 200 keys (keyrings(7)), and a keyring for every sandbox would take them from the host's other programs. A program
+//!   that the filter does not keep from keys gets an empty session keyring; without [`Namespaces::USER`] it still has the
+//!   keyrings of the user.
 //! - What a layer can't do on an older kernel: [`Child::report`] tells. What Landlock does not cover when it is used alone:
 //!   UDP and other protocols, attributes of files, sockets in the file system.
 //! - Memory, processor time and the number of processes are not limited yet.
@@ -159,9 +163,7 @@ pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Layer};
 #[cfg(feature = "image")]
-pub use image::{
-    Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits,
-};
+pub use image::{Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits};
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;

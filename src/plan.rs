@@ -5,6 +5,7 @@
 //! error number; the words are here, with the parent.
 
 mod hint;
+mod interpreter;
 mod step;
 mod words;
 
@@ -15,7 +16,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub(crate) use hint::hint;
-pub(crate) use step::{Content, Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, Upper, attr, os};
+pub(crate) use interpreter::interpreter;
+pub(crate) use step::{
+    Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Step, Upper, attr, os,
+};
 pub(crate) use words::Escaped;
 
 /// Every step that a spawn takes, in order. Printed, it reads like the trace of the processes that take them.

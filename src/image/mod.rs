@@ -27,13 +27,13 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Escaped;
 pub use config::ImageConfig;
-pub use layer::UnpackLimits;
-pub use store::{Collected, Ownership, Progress, Store};
-pub(crate) use store::Stored;
 use digest::{Digest, Verified};
+pub use layer::UnpackLimits;
 use load::Loaded;
 pub(crate) use run::{Settled, settle};
 use source::{Section, Source};
+pub(crate) use store::Stored;
+pub use store::{Collected, Ownership, Progress, Store};
 
 /// An image: layers, one over the other, and how its author means it to be run.
 ///

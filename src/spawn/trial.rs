@@ -1,6 +1,6 @@
 //! A short-lived process that takes a few steps, to see whether this host lets it.
 
-use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices};
+use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices, writable_mounts};
 use crate::error::Result;
 use crate::plan::{Launch, Plan, Step};
 use crate::postfork::Context;
@@ -12,9 +12,17 @@ use crate::sys::Errno;
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let program = Launch { clone: 0, body: 1..steps.len() };
     let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), keeps: None };
-    let own = own_devices(&plan);
-    let context =
-        Context { lifeline: -1, lifeline_host: -1, init: &[], holder: -1, given: &[], own: &own, handover: -1 };
+    let (own, writable) = (own_devices(&plan), writable_mounts(&plan));
+    let context = Context {
+        lifeline: -1,
+        lifeline_host: -1,
+        init: &[],
+        holder: -1,
+        given: &[],
+        own: &own,
+        writable: &writable,
+        handover: -1,
+    };
     let arena = arena::take(&plan)?;
     let report = &arena.program;
     let blocked = BlockedSignals::new()?;

@@ -29,6 +29,7 @@ mod image_open;
 #[cfg(feature = "image")]
 mod image_run;
 mod inherited;
+mod keyring;
 mod killed;
 mod landlock;
 mod languages;

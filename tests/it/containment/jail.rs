@@ -63,7 +63,7 @@ impl Jail {
         let bound = Sandbox::new().bind_ro(&program, "/probe").bind_ro(&ro, "/ro").bind(&rw, "/rw");
         let bare = Sandbox::new().namespaces(Namespaces::empty()).landlock(Landlock::off()).seccomp(Seccomp::off());
         // What the derived rules allow in such a sandbox.
-        let rules = Landlock::new().allow_execute(&program).allow_read(&ro).allow_write(&rw).allow_write("/proc");
+        let rules = Landlock::new().allow_execute(&program).allow_read(&ro).allow_write(&rw).allow_execute("/proc");
         let sandbox = match self {
             Self::All => bound,
             Self::Namespaces => bound.landlock(Landlock::off()).seccomp(Seccomp::off()),
