@@ -6,11 +6,13 @@
 use std::ffi::CString;
 
 use crate::command::Command;
+#[cfg(feature = "image")]
+use crate::distroless;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
-use crate::layer::mount::{Setting, Source};
+use crate::layer::mount::{Mount, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
@@ -122,8 +124,18 @@ impl<'a> Resolved<'a> {
                 true => Err(Error::invalid(Layer::Mount, "root", "a root or a mount needs Namespaces::MOUNT")),
             };
         }
+        let root = rootfs.as_ref().map_or(&Source::Empty, |root| &root.0);
+        // What makes a root for one program comes before what the caller puts there.
+        let mut made = self.program_mounts(root)?;
+        let mounts = match made.is_empty() {
+            true => mounts,
+            false => {
+                made.extend_from_slice(mounts);
+                &made
+            }
+        };
         let setting = Setting {
-            root: rootfs.as_ref().map_or(&Source::Empty, |root| &root.0),
+            root,
             mounts,
             pid_namespace: self.has(Namespaces::PID),
             private: !self.has(Namespaces::USER),
@@ -131,6 +143,19 @@ impl<'a> Resolved<'a> {
             ids: (self.ids.uid, self.ids.gid),
         };
         mount::lower(&setting, steps)
+    }
+
+    #[cfg(feature = "image")]
+    fn program_mounts(&self, root: &Source) -> Result<Vec<Mount>> {
+        match root {
+            Source::Distroless(distroless) => distroless::mounts(distroless, self.network == Network::Host),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    #[cfg(not(feature = "image"))]
+    fn program_mounts(&self, _: &Source) -> Result<Vec<Mount>> {
+        Ok(Vec::new())
     }
 
     /// What makes a process in the cell the program.

@@ -4,6 +4,7 @@
 # usage: tests/make-rootfs.sh DIR [SUITE]
 #
 # More packages come from $INCLUDE, and other architectures than the machine's from $ARCHITECTURES: lists with commas.
+# With VARIANT=extract there are no others, and they are unpacked only.
 # Needs mmdebstrap. Uses the Debian mirror that this machine's apt is configured with.
 set -eu
 
@@ -25,7 +26,7 @@ trap 'rm -rf "$new"' EXIT
 # Without privilege mmdebstrap needs a user namespace with subordinate ids, and must be able to write there.
 if [ "$(id -u)" = 0 ]; then mode=root; else mode=unshare; chmod 0777 "$new"; fi
 # An empty mirror is mmdebstrap's own default.
-mmdebstrap --quiet --mode="$mode" --variant=minbase ${INCLUDE:+--include="$INCLUDE"} \
+mmdebstrap --quiet --mode="$mode" --variant="${VARIANT:-minbase}" ${INCLUDE:+--include="$INCLUDE"} \
     ${ARCHITECTURES:+--architectures="$ARCHITECTURES"} "$suite" "$new" ${mirror:+"$mirror"}
 # Device nodes can't be copied or read by everybody, and a sandbox has its own.
 rm -rf "$new/dev"

@@ -9,6 +9,8 @@ mod alone;
 mod async_host;
 mod containment;
 mod distribution;
+#[cfg(feature = "image")]
+mod distroless;
 mod errors;
 mod faults;
 mod fds;

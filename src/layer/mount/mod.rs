@@ -1,5 +1,7 @@
 //! The root file system and everything mounted in it.
 
+#[cfg(feature = "image")]
+mod distroless;
 mod host;
 mod path;
 mod tmpfs;
@@ -12,6 +14,12 @@ use crate::error::{Error, Layer, Result};
 use crate::plan::{Content, Escaped, HostPath, Inside, InsideKind, Step, attr};
 use path::{HostKind, host_path, inside, split};
 
+#[cfg(feature = "image")]
+pub use distroless::Distroless;
+#[cfg(feature = "image")]
+pub(crate) use host::{HOSTS, NSSWITCH};
+#[cfg(feature = "image")]
+pub(crate) use path::is_system;
 pub use tmpfs::Tmpfs;
 
 /// Where the root comes from.
@@ -20,6 +28,9 @@ pub(crate) enum Source {
     Empty,
     Host,
     Dir(PathBuf),
+    /// An empty root, and mounts before the caller's that make it one for a program.
+    #[cfg(feature = "image")]
+    Distroless(Distroless),
 }
 
 /// What the caller puts into the root, in the caller's order.
