@@ -11,10 +11,12 @@ mod containment;
 mod distribution;
 #[cfg(feature = "image")]
 mod distroless;
+mod embedder;
 mod errors;
 mod faults;
 mod fds;
 mod filter;
+mod fixtures;
 mod handle;
 mod harness;
 mod hazards;
