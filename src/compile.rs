@@ -6,13 +6,15 @@
 use std::ffi::CString;
 
 use crate::command::Command;
+#[cfg(feature = "image")]
+use crate::distroless;
 use crate::error::{Error, ErrorKind, Layer, Result};
 #[cfg(feature = "image")]
 use crate::image::{Settled, settle};
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
-use crate::layer::mount::{Root, Setting, Source};
+use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
@@ -150,8 +152,18 @@ impl<'a> Resolved<'a> {
             };
         }
         let empty = Root::from(Source::Empty);
+        let root = rootfs.as_ref().map_or(&empty, |root| &root.root);
+        // What makes a root for one program comes before what the caller puts there.
+        let mut made = self.program_mounts(&root.source)?;
+        let mounts = match made.is_empty() {
+            true => mounts,
+            false => {
+                made.extend_from_slice(mounts);
+                &made
+            }
+        };
         let setting = Setting {
-            root: rootfs.as_ref().map_or(&empty, |root| &root.root),
+            root,
             mounts,
             pid_namespace: self.has(Namespaces::PID),
             private: !self.has(Namespaces::USER),
@@ -159,6 +171,19 @@ impl<'a> Resolved<'a> {
             ids: (self.ids.uid, self.ids.gid),
         };
         mount::lower(&setting, steps)
+    }
+
+    #[cfg(feature = "image")]
+    fn program_mounts(&self, root: &Source) -> Result<Vec<Mount>> {
+        match root {
+            Source::Distroless(distroless) => distroless::mounts(distroless, self.network == Network::Host),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    #[cfg(not(feature = "image"))]
+    fn program_mounts(&self, _: &Source) -> Result<Vec<Mount>> {
+        Ok(Vec::new())
     }
 
     /// What makes a process in the cell the program.

@@ -50,7 +50,7 @@
 //! write, of its output and its timing; not the caller's configuration. The kernel is taken as sound.
 //!
 //! - No file of the host is read or written but what was bound in, and /usr and the few files of /etc that
-//!   [`Rootfs::host`] names.
+//!   [`Rootfs::host`] names, and what a program says that it needs, for `Rootfs::distroless`.
 //! - With [`Network::None`], the default, there is no network, abstract sockets included.
 //! - No signal, ptrace or IPC reaches the outside or another sandbox.
 //! - No privilege is gained: no capability in any set, no_new_privs, root inside is nobody special, no new user namespace.
@@ -128,6 +128,7 @@
 //! | `layer` | at the caller's, and before clone | each layer's policy, and its lowering to steps |
 //! | `image` | at the caller's, and before clone | reading images, and what they say about how they are run |
 //! | `compile` | before clone | the order of the layers, each with its reason |
+//! | `distroless` | before clone | what one program needs of a root, with the feature `image` |
 //! | `plan` | before clone | the steps and their words |
 //! | `postfork` | between clone and exec | taking the steps |
 //! | `spawn`, `child` | after | starting, owning and ending processes |
@@ -145,6 +146,8 @@ mod agent;
 mod child;
 mod command;
 mod compile;
+#[cfg(feature = "image")]
+mod distroless;
 mod error;
 pub mod host;
 #[cfg(feature = "image")]
@@ -161,6 +164,8 @@ mod sys;
 
 pub use child::{Child, Output};
 pub use command::Command;
+#[cfg(feature = "image")]
+pub use distroless::{DistrolessFile, DistrolessFrom};
 pub use error::{Error, ErrorKind, Layer};
 #[cfg(feature = "image")]
 pub use image::{Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits};
@@ -168,6 +173,8 @@ pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;
 pub use layer::landlock::Landlock;
+#[cfg(feature = "image")]
+pub use layer::mount::Distroless;
 pub use layer::mount::Tmpfs;
 pub use layer::namespaces::Namespaces;
 pub use layer::network::Network;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+#[cfg(feature = "image")]
+use crate::layer::mount::Distroless;
 use crate::layer::mount::{Root, Source, Writes};
 
 /// The root file system of a sandbox: a snapshot of a userland, read-only unless it says otherwise.
@@ -190,6 +192,30 @@ impl Rootfs {
     fn written(mut self, writes: Writes) -> Self {
         self.root.writes = writes;
         self
+    }
+
+    /// The smallest root that runs one program of the host: it, its loader and libraries, and a few small files. A script's
+    /// is that of its interpreter. A relative path is taken from the working directory at the time a command is started.
+    ///
+    /// [`Distroless`] says what is in it, and takes more. Needs the feature `image`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use belljar::{Rootfs, Sandbox};
+    ///
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::distroless("/usr/bin/id").with_user("app", 1000)).user(1000, 1000);
+    /// ```
+    #[cfg(feature = "image")]
+    pub fn distroless(program: impl AsRef<Path>) -> Distroless {
+        Distroless::new(program.as_ref())
+    }
+}
+
+#[cfg(feature = "image")]
+impl From<Distroless> for Rootfs {
+    fn from(distroless: Distroless) -> Self {
+        Self::of(Source::Distroless(distroless))
     }
 }
 

@@ -9,6 +9,8 @@ mod alone;
 mod async_host;
 mod containment;
 mod distribution;
+#[cfg(feature = "image")]
+mod distroless;
 mod embedder;
 mod errors;
 mod faults;
@@ -45,6 +47,7 @@ mod public_api;
 mod report;
 mod root;
 mod seccomp;
+#[cfg(feature = "image")]
 mod store;
 mod threads;
 mod tidy;
