@@ -25,6 +25,8 @@ mod tests {
     mod bounds;
     mod build;
     mod compressed;
+    mod differential;
     mod formats;
+    mod mutate;
     mod names;
 }
