@@ -270,6 +270,7 @@ pub(crate) struct LayerBlob {
 }
 
 impl LayerBlob {
+    #[cfg(test)]
     pub(crate) fn info(&self) -> &LayerInfo {
         &self.info
     }
@@ -280,6 +281,7 @@ impl LayerBlob {
     }
 
     /// Reads what is left, and verifies the whole.
+    #[cfg(test)]
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.content.finish().map_err(|error| digest::error(format!("read {}", self.info.digest), error))
     }
