@@ -35,11 +35,18 @@ pub struct Command {
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
     pub(crate) passed: Vec<Passed>,
+    /// The image of an agent, which runs in place of a program.
+    pub(crate) agent: Option<Arc<[u8]>>,
 }
 
 impl Command {
     pub(crate) fn new(sandbox: Sandbox, program: &OsStr) -> Self {
-        let env = DEFAULT_ENV.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        #[cfg_attr(not(feature = "image"), expect(unused_mut, reason = "an image has more"))]
+        let mut env: BTreeMap<_, _> = DEFAULT_ENV.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        #[cfg(feature = "image")]
+        if let Some(image) = &sandbox.image {
+            env.extend(image.config().env().map(|(name, value)| (name.into(), value.into())));
+        }
         Self {
             sandbox,
             program: program.to_owned(),
@@ -50,6 +57,7 @@ impl Command {
             stdout: None,
             stderr: None,
             passed: Vec::new(),
+            agent: None,
         }
     }
 

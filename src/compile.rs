@@ -14,7 +14,7 @@ use crate::layer::mount::{Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
-use crate::layer::{capabilities, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
+use crate::layer::{capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
 use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
@@ -22,6 +22,10 @@ use crate::sys::CStringArray;
 
 /// Lowers a command and its policy to a plan, and tells which layers are in force once it is carried out.
 pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
+    #[cfg(feature = "image")]
+    if let Some(settled) = crate::image::settle(command)? {
+        return compile(&settled, streams);
+    }
     let policy = Resolved::new(&command.sandbox)?;
     let mut inside = Vec::new();
     policy.lower_cell(&mut inside)?;
@@ -174,7 +178,10 @@ impl<'a> Resolved<'a> {
         process::lower_signals(steps);
         // The filter last: it need not allow what sets a sandbox up, but for execve.
         let seccomp = self.lower_seccomp(steps)?;
-        Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?;
+        match &command.agent {
+            Some(image) => exec::lower_agent(image.clone(), steps),
+            None => Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?,
+        }
         let report = self.report((restricted, landlock.lacking), seccomp);
         Ok((given, report))
     }

@@ -154,6 +154,13 @@ impl Error {
         Self(Box::new(Inner { layer, step: step.into(), kind: ErrorKind::Os, cause, path: None, hint: None }))
     }
 
+    /// Names the step that this one is part of.
+    #[cfg(feature = "image")]
+    pub(crate) fn within(mut self, step: &str) -> Self {
+        self.0.step = format!("{step}: {}", self.0.step);
+        self
+    }
+
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Self {
         self.0.kind = kind;
         self

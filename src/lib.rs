@@ -131,13 +131,14 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("belljar runs programs on Linux: there is no sandbox elsewhere");
 
+mod agent;
 mod child;
 mod command;
 mod compile;
 mod error;
 pub mod host;
 #[cfg(feature = "image")]
-pub mod image;
+mod image;
 mod layer;
 mod outcome;
 mod plan;
@@ -151,6 +152,10 @@ mod sys;
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Layer};
+#[cfg(feature = "image")]
+pub use image::{
+    Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits,
+};
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;

@@ -43,6 +43,9 @@ pub struct Sandbox {
     pub(crate) capabilities: Capabilities,
     pub(crate) landlock: Landlock,
     pub(crate) seccomp: Option<Seccomp>,
+    /// What says what the caller leaves open.
+    #[cfg(feature = "image")]
+    pub(crate) image: Option<crate::image::Image>,
 }
 
 impl Sandbox {

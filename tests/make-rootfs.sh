@@ -10,7 +10,8 @@ set -eu
 dir=${1:?usage: make-rootfs.sh DIR [SUITE]}
 suite=${2:-trixie}
 
-if grep -qs "VERSION_CODENAME=$suite" "$dir/etc/os-release"; then
+# A word of it: sid's codename is that of the next release, and its name is of both.
+if grep -qsw "$suite" "$dir/etc/os-release"; then
     echo "$dir is there"
     exit 0
 fi
@@ -24,9 +25,11 @@ new=$(mktemp -d "$dir.XXXXXX")
 trap 'rm -rf "$new"' EXIT
 # Without privilege mmdebstrap needs a user namespace with subordinate ids, and must be able to write there.
 if [ "$(id -u)" = 0 ]; then mode=root; else mode=unshare; chmod 0777 "$new"; fi
-# An empty mirror is mmdebstrap's own default.
-mmdebstrap --quiet --mode="$mode" --variant=minbase ${INCLUDE:+--include="$INCLUDE"} \
-    ${ARCHITECTURES:+--architectures="$ARCHITECTURES"} "$suite" "$new" ${mirror:+"$mirror"}
+# An empty mirror is mmdebstrap's own default. A mirror that stands still is as good: its signature is checked, its age is
+# no matter here.
+mmdebstrap --quiet --mode="$mode" --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+    ${INCLUDE:+--include="$INCLUDE"} ${ARCHITECTURES:+--architectures="$ARCHITECTURES"} \
+    "$suite" "$new" ${mirror:+"$mirror"}
 # Device nodes can't be copied or read by everybody, and a sandbox has its own.
 rm -rf "$new/dev"
 mkdir "$new/dev"

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 
 use crate::error::{Error, Layer, Result};
-use crate::plan::{Escaped, Step};
+use crate::plan::{Content, Escaped, Step};
 use crate::sys::CStringArray;
 
 /// The longest argument or `NAME=value`, with its zero byte: the kernel's `MAX_ARG_STRLEN`.
@@ -17,6 +18,12 @@ const TOTAL_MAX: usize = 2 << 20;
 /// The environment, unless the caller sets it: what a shell of a bare system would have, and nothing of the host's.
 pub(crate) const DEFAULT_ENV: [(&str, &str); 2] =
     [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/tmp")];
+
+/// The step that makes a process the agent. It sees no argument and no environment of the host's.
+pub(crate) fn lower_agent(image: Arc<[u8]>, steps: &mut Vec<Step>) {
+    let argv = CStringArray::new(vec![c"belljar-agent".into()]);
+    steps.push(Step::ExecAgent { image: Content(image), argv, envp: CStringArray::new(Vec::new()) });
+}
 
 /// What a command executes.
 #[derive(Debug)]

@@ -48,6 +48,8 @@ pub struct Landlock {
     paths: Vec<(PathBuf, u64)>,
     ports: Vec<(u16, u64)>,
     audit: bool,
+    /// Whether device files may be made where the mounts are writable.
+    devices: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +133,7 @@ impl Default for Landlock {
 
 impl Landlock {
     fn with(base: Base) -> Self {
-        Self { base, paths: Vec::new(), ports: Vec::new(), audit: false }
+        Self { base, paths: Vec::new(), ports: Vec::new(), audit: false, devices: false }
     }
 
     /// Rules that follow from the mounts, the network and what is passed to the program. Without
@@ -185,6 +187,13 @@ impl Landlock {
         self
     }
 
+    /// Lets device files be made too, as far as the kernel does: the marks of an overlay are such.
+    #[cfg(feature = "image")]
+    pub(crate) fn with_devices(mut self) -> Self {
+        self.devices = true;
+        self
+    }
+
     fn path(mut self, path: impl AsRef<Path>, access: u64) -> Self {
         self.paths.push((path.as_ref().to_owned(), access));
         self
@@ -228,7 +237,7 @@ impl Landlock {
         }
         let mut rules = vec![Step::LandlockRuleset { handled, version }];
         if handled.fs != 0 {
-            let derived = if self.base == Base::Derived { derived(setting) } else { Vec::new() };
+            let derived = if self.base == Base::Derived { derived(setting, self.devices) } else { Vec::new() };
             rules.extend(derived.into_iter().chain(named).map(|(path, access)| Step::LandlockPath {
                 path,
                 access: access & handled.fs,
@@ -299,7 +308,7 @@ impl Landlock {
 }
 
 /// The rules that follow from the mounts.
-fn derived(setting: &Setting) -> Vec<(CString, u64)> {
+fn derived(setting: &Setting, devices: bool) -> Vec<(CString, u64)> {
     let Some(places) = &setting.places else { return Vec::new() };
     let mut rules = vec![(c"/".into(), fs::RUN)];
     if setting.devices {
@@ -317,7 +326,7 @@ fn derived(setting: &Setting) -> Vec<(CString, u64)> {
         seen.iter().any(|other| other.dir && other.path != place.path && covers(&other.path, &place.path))
     };
     for place in seen.iter().filter(|place| !within(place)) {
-        let access = fs::RUN | (fs::WRITE & !fs::MAKE_DEVICE);
+        let access = fs::RUN | fs::WRITE & !(if devices { 0 } else { fs::MAKE_DEVICE });
         rules.push((place.path.clone(), if place.dir { access } else { access & fs::FILE }));
     }
     rules

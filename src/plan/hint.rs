@@ -48,7 +48,7 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::Chdir { .. }, _, libc::EACCES) => "the program's user may not enter the working directory",
         (Step::Chdir { .. }, _, libc::ELOOP) => "the working directory can't be reached through a link of /proc",
         (Step::SetUid { .. } | Step::SetGid { .. }, _, libc::EINVAL) => "the id is not mapped",
-        (Step::ExecInit { .. }, _, libc::EACCES) => {
+        (Step::ExecInit { .. } | Step::ExecAgent { .. }, _, libc::EACCES) => {
             "this host forbids executable memfds: sysctl vm.memfd_noexec must be below 2"
         }
         (Step::LandlockPath { .. }, _, libc::ENOENT) => "what a rule of Landlock allows has to exist inside",

@@ -236,6 +236,12 @@ pub(crate) enum Step {
     },
     /// Resets every signal action, then unblocks all.
     Signals,
+    /// Becomes the agent, from this file.
+    ExecAgent {
+        image: Content,
+        argv: CStringArray,
+        envp: CStringArray,
+    },
     /// Becomes the program: the first of `candidates` that can be executed.
     Exec {
         program: CString,
@@ -373,7 +379,7 @@ impl Step {
             | Step::LandlockPassed { .. }
             | Step::LandlockRestrict { .. } => Layer::Landlock,
             Step::Seccomp { .. } => Layer::Seccomp,
-            Step::ExecInit { .. } | Step::Exec { .. } => Layer::Exec,
+            Step::ExecInit { .. } | Step::ExecAgent { .. } | Step::Exec { .. } => Layer::Exec,
             _ => Layer::Mount,
         }
     }

@@ -144,6 +144,7 @@ impl fmt::Display for Step {
             Step::Seal { at, .. } => write!(f, "seal {at}"),
             Step::Pivot => f.write_str("pivot_root"),
             Step::ExecInit { .. } => f.write_str("execveat init"),
+            Step::ExecAgent { .. } => f.write_str("execveat agent"),
             Step::Setsid => f.write_str("setsid"),
             Step::Inherit { fd } => write!(f, "inherit {fd}"),
             Step::Install { what, fd, .. } => write!(f, "dup {what} -> {fd}"),

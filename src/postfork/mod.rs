@@ -366,6 +366,7 @@ impl State<'_> {
             Step::LandlockRestrict { flags } => self.landlock_restrict(*flags),
             Step::Seccomp { program } => Ok(sys::add_filter(program)?),
             Step::Signals => program::default_signals(),
+            Step::ExecAgent { image, argv, envp } => program::exec_agent(&image.0, argv, envp),
             Step::Exec { candidates, argv, envp, .. } => self.exec(candidates, argv, envp),
         }
     }

@@ -283,3 +283,10 @@ pub(crate) fn fchdir(dir: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: No pointers.
     unsafe { call(libc::SYS_fchdir, [raw(dir)]) }.map(drop)
 }
+
+/// syncfs(2).
+#[cfg(feature = "image")]
+pub(crate) fn syncfs(file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_syncfs, [raw(file)]) }.map(drop)
+}

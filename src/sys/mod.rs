@@ -23,7 +23,7 @@ pub(crate) use arch::AUDIT_ARCH;
 pub(crate) use clone::{Arena, Cloned, Return, Sharing, Stack, Told, clone, wait_for_zero};
 pub(crate) use confine::*;
 pub(crate) use fd::*;
-pub(crate) use image::{executable, init_image};
+pub(crate) use image::{AgentData, agent_image, executable, init_image};
 pub(crate) use mount::*;
 pub(crate) use process::*;
 pub(crate) use query::*;

@@ -220,7 +220,7 @@ fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()>
 }
 
 impl Mount {
-    fn target(&self) -> &Path {
+    pub(crate) fn target(&self) -> &Path {
         match self {
             Mount::Bind { target, .. } => target,
             Mount::Tmpfs(tmpfs) => tmpfs.path(),

@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::ffi::{c_long, c_void};
 
+use super::super::AgentData;
+
 /// `e_machine` of an ELF file for this processor.
 pub(crate) const ELF_MACHINE: u16 = 183;
 
@@ -165,6 +167,96 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "29:",
             start = out(reg) start,
             end = out(reg) end,
+            options(nomem, nostack),
+        );
+    }
+    (start, end)
+}
+
+/// The start and the end of the agent's code, position-independent; `sys/image.rs` has the layout of its data.
+///
+/// It receives a message on descriptor 3, makes the system calls that are listed in it, each with the number and six
+/// arguments, stops at the first that fails, and answers with where it stopped and the result there; then it
+/// waits for the next message, on the descriptor that the last one has named. At the end of the stream it exits.
+pub(crate) fn agent_code() -> (*const u8, *const u8) {
+    let start: *const u8;
+    let end: *const u8;
+    // SAFETY: The code between the labels is jumped over: only its addresses are taken.
+    unsafe {
+        asm!(
+            "adr {start}, 20f",
+            "adr {end}, 29f",
+            "b 29f",
+            "20:",
+            "movz x19, #({data} >> 16), lsl #16",
+            "mov x20, #3",
+            // recvmsg(socket, header, MSG_CMSG_CLOEXEC), again after a signal (EINTR).
+            "21:",
+            "mov x9, #{control_length}",
+            "str x9, [x19, #({header} + 40)]",
+            "mov x8, #212",
+            "mov x0, x20",
+            "add x1, x19, #{header}",
+            "mov x2, #0x40000000",
+            "svc #0",
+            "cmn x0, #4",
+            "b.eq 21b",
+            "cmp x0, #0",
+            "b.le 28f",
+            "add x21, x19, #{message}",
+            "ldr x20, [x21], #8",
+            // The calls: number, six arguments, and what has to come of it: 0 for no error, -1 for anything, or just this.
+            // A negative number is the end.
+            "22:",
+            "ldr x8, [x21]",
+            "tbnz x8, #63, 25f",
+            "ldp x0, x1, [x21, #8]",
+            "ldp x2, x3, [x21, #24]",
+            "ldp x4, x5, [x21, #40]",
+            "svc #0",
+            "ldr x9, [x21, #56]",
+            "cmp x0, x9",
+            "b.eq 23f",
+            "tbnz x9, #63, 23f",
+            "cbnz x9, 24f",
+            "cmn x0, #4095",
+            "b.hs 24f",
+            "23:",
+            "add x21, x21, #64",
+            "b 22b",
+            "24:",
+            "str x0, [x21, #56]",
+            // sendto(socket, answer, 16, MSG_NOSIGNAL, NULL, 0)
+            "25:",
+            "ldr x9, [x21, #56]",
+            "str x21, [x19, #{answer}]",
+            "str x9, [x19, #({answer} + 8)]",
+            "26:",
+            "mov x8, #206",
+            "mov x0, x20",
+            "add x1, x19, #{answer}",
+            "mov x2, #16",
+            "mov x3, #0x4000",
+            "mov x4, #0",
+            "mov x5, #0",
+            "svc #0",
+            "cmn x0, #4",
+            "b.eq 26b",
+            "b 21b",
+            // exit_group(0)
+            "28:",
+            "mov x8, #94",
+            "mov x0, #0",
+            "svc #0",
+            "brk #1",
+            "29:",
+            start = out(reg) start,
+            end = out(reg) end,
+            data = const AgentData::AT,
+            header = const AgentData::HEADER,
+            control_length = const AgentData::CONTROL_LENGTH,
+            message = const AgentData::MESSAGE,
+            answer = const AgentData::ANSWER,
             options(nomem, nostack),
         );
     }

@@ -1,5 +1,5 @@
 //! What differs between processors: the system call instruction, starting a child on a stack of its own, and
-//! the code of the init image. One small file each, with the same items.
+//! the code of the two images. One small file each, with the same items.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
@@ -17,5 +17,12 @@ pub(crate) use imp::{AUDIT_ARCH, ELF_MACHINE, clone, syscall, trap};
 pub(crate) fn init_code() -> &'static [u8] {
     let (start, end) = imp::init_code();
     // SAFETY: Both point into this crate's code, in this order; it is readable for as long as it can run.
+    unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) }
+}
+
+/// The code of the agent.
+pub(crate) fn agent_code() -> &'static [u8] {
+    let (start, end) = imp::agent_code();
+    // SAFETY: As for init.
     unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) }
 }

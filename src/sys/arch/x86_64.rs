@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::ffi::{c_long, c_void};
 
+use super::super::AgentData;
+
 /// `e_machine` of an ELF file for this processor.
 pub(crate) const ELF_MACHINE: u16 = 62;
 
@@ -166,6 +168,101 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "29:",
             start = out(reg) start,
             end = out(reg) end,
+            options(nomem, nostack),
+        );
+    }
+    (start, end)
+}
+
+/// The start and the end of the agent's code, position-independent; `sys/image.rs` has the layout of its data.
+///
+/// It receives a message on descriptor 3, makes the system calls that are listed in it, each with the number and six
+/// arguments, stops at the first that fails, and answers with where it stopped and the result there; then it
+/// waits for the next message, on the descriptor that the last one has named. At the end of the stream it exits.
+pub(crate) fn agent_code() -> (*const u8, *const u8) {
+    let start: *const u8;
+    let end: *const u8;
+    // SAFETY: The code between the labels is jumped over: only its addresses are taken.
+    unsafe {
+        asm!(
+            "lea {start}, [rip + 20f]",
+            "lea {end}, [rip + 29f]",
+            "jmp 29f",
+            "20:",
+            "mov r12d, {data}",
+            "mov r13d, 3",
+            // recvmsg(socket, header, MSG_CMSG_CLOEXEC), again after a signal (EINTR).
+            "21:",
+            "mov qword ptr [r12 + {header} + 40], {control_length}",
+            "mov eax, 47",
+            "mov rdi, r13",
+            "lea rsi, [r12 + {header}]",
+            "mov edx, 0x40000000",
+            "syscall",
+            "cmp rax, -4",
+            "je 21b",
+            "test rax, rax",
+            "jle 28f",
+            "lea rbx, [r12 + {message}]",
+            "mov r13, [rbx]",
+            "add rbx, 8",
+            // The calls: number, six arguments, and what has to come of it: 0 for no error, -1 for anything, or just this.
+            // A negative number is the end.
+            "22:",
+            "mov rax, [rbx]",
+            "test rax, rax",
+            "js 25f",
+            "mov rdi, [rbx + 8]",
+            "mov rsi, [rbx + 16]",
+            "mov rdx, [rbx + 24]",
+            "mov r10, [rbx + 32]",
+            "mov r8, [rbx + 40]",
+            "mov r9, [rbx + 48]",
+            "syscall",
+            "mov rcx, [rbx + 56]",
+            "cmp rax, rcx",
+            "je 23f",
+            "test rcx, rcx",
+            "js 23f",
+            "jnz 24f",
+            "cmp rax, -4095",
+            "jae 24f",
+            "23:",
+            "add rbx, 64",
+            "jmp 22b",
+            "24:",
+            "mov [rbx + 56], rax",
+            // sendto(socket, answer, 16, MSG_NOSIGNAL, NULL, 0)
+            "25:",
+            "mov [r12 + {answer}], rbx",
+            "mov rax, [rbx + 56]",
+            "mov [r12 + {answer} + 8], rax",
+            "26:",
+            "mov eax, 44",
+            "mov rdi, r13",
+            "lea rsi, [r12 + {answer}]",
+            "mov edx, 16",
+            "mov r10d, 0x4000",
+            "xor r8d, r8d",
+            "xor r9d, r9d",
+            "syscall",
+            "cmp rax, -4",
+            "je 26b",
+            "jmp 21b",
+            // exit_group(0)
+            "28:",
+            "mov eax, 231",
+            "xor edi, edi",
+            "syscall",
+            "ud2",
+            "29:",
+            start = out(reg) start,
+            end = out(reg) end,
+            data = const AgentData::AT,
+            header = const AgentData::HEADER,
+            control_length = const AgentData::CONTROL_LENGTH,
+            message = const AgentData::MESSAGE,
+            answer = const AgentData::ANSWER,
             options(nomem, nostack),
         );
     }

@@ -1,0 +1,165 @@
+//! gzip, zstd, and what else is not a layer.
+
+use std::io::{self, Cursor, Read, Write};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use sha2::{Digest, Sha256};
+
+use super::build::{Tar, read, read_with, refusal_of, refusal_with};
+use crate::ErrorKind;
+use crate::image::layer::{LayerReader, UnpackLimits};
+
+fn archive() -> Vec<u8> {
+    let data: Vec<u8> = (0..700_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()).take(700_000).collect();
+    Tar::default().file(b"a", &data).file(b"b", b"end").end()
+}
+
+pub(super) fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(super) fn zstd(data: &[u8]) -> Vec<u8> {
+    compress_to_vec(data, CompressionLevel::Fastest)
+}
+
+fn skippable(data: &[u8]) -> Vec<u8> {
+    [&[0x5a, 0x2a, 0x4d, 0x18][..], &(data.len() as u32).to_le_bytes(), data].concat()
+}
+
+#[track_caller]
+fn assert_is_the_archive(layer: &[u8]) {
+    let totals = LayerReader::new(Cursor::new(layer.to_vec()), &UnpackLimits::new()).unwrap().finish().unwrap();
+    let sha256: [u8; 32] = Sha256::digest(archive()).into();
+    assert_eq!(totals.sha256, sha256);
+    assert_eq!((totals.bytes, totals.compressed), (archive().len() as u64, layer.len() as u64));
+    assert_eq!(totals.entries, 2);
+}
+
+#[test]
+fn the_same_comes_out_of_every_compression() {
+    let (head, tail) = (&archive()[..300_000], &archive()[300_000..]);
+    assert_is_the_archive(&archive());
+    assert_is_the_archive(&gzip(&archive()));
+    assert_is_the_archive(&zstd(&archive()));
+    assert_is_the_archive(&[gzip(head), gzip(b""), gzip(tail)].concat());
+    assert_is_the_archive(&[gzip(&archive()), vec![0; 70_000]].concat());
+    assert_is_the_archive(&[zstd(head), zstd(tail)].concat());
+    assert_is_the_archive(&[skippable(b"first"), zstd(head), skippable(b""), zstd(tail), skippable(b"last")].concat());
+}
+
+#[test]
+fn what_follows_after_the_end_is_refused() {
+    for more in [&b"x"[..], b"\0\0x", b"\x1f", &gzip(b"")[..9], &zstd(b"")] {
+        refusal_of(&[&gzip(&archive()), more].concat());
+    }
+    for more in [&b"x"[..], b"\0\0\0\0", &skippable(b"long")[..9], &gzip(b"")] {
+        refusal_of(&[&zstd(&archive()), more].concat());
+    }
+    assert!(refusal_of(&[gzip(&archive()), b"x".to_vec()].concat()).contains("gzip: something else follows"));
+    assert!(refusal_of(&[zstd(&archive()), b"more".to_vec()].concat()).contains("zstd: something else follows"));
+}
+
+#[test]
+fn what_is_cut_short_or_changed_is_refused() {
+    for layer in [gzip(&archive()), zstd(&archive())] {
+        for length in [7, 20, layer.len() / 2, layer.len() - 1] {
+            refusal_of(&layer[..length]);
+        }
+    }
+    let mut layer = gzip(&archive());
+    let crc = layer.len() - 8;
+    layer[crc] ^= 1;
+    assert!(refusal_of(&layer).contains("gzip: "));
+}
+
+#[test]
+fn the_checksum_of_zstd_is_checked() {
+    // A frame with a checksum, of one raw block: its magic, the flag and one segment, its size, the block, the sum.
+    let data = Tar::default().file(b"a", b"").end();
+    let block = ((data.len() as u32) << 3 | 1).to_le_bytes();
+    let frame = |sum: u32| {
+        let head = [&b"\x28\xb5\x2f\xfd\xa4"[..], &(data.len() as u32).to_le_bytes(), &block[..3]].concat();
+        [&head, &data[..], &sum.to_le_bytes()].concat()
+    };
+    let refusal = refusal_of(&frame(0));
+    assert!(refusal.contains("zstd: a checksum does not match"), "{refusal}");
+}
+
+#[test]
+fn other_compressions_are_named_and_have_a_remedy() {
+    for (magic, name) in [(&b"\xfd7zXZ\0\0\x04"[..], "xz"), (b"BZh91AY&SY", "bzip2")] {
+        let error = read(magic).unwrap_err();
+        let text = format!("image: layer: it is compressed with {name}, which no image format has");
+        assert_eq!((error.to_string(), error.kind()), (text, ErrorKind::InvalidImage));
+        assert!(error.hint().unwrap().contains("gzip or zstd"));
+    }
+}
+
+#[test]
+fn a_window_of_zstd_is_bounded() {
+    // The first frame of a stream and the next are not treated alike by the decoder.
+    let frame = |descriptor: &[u8]| [&b"\x28\xb5\x2f\xfd"[..], descriptor].concat();
+    let (gibibytes, mebibytes) = (frame(&[0, 21 << 3]), frame(&[0, (14 << 3) | 1]));
+    let segment = frame(&[0xe0, 0, 0, 0, 0x80, 0, 0, 0, 0]);
+    for layer in [gibibytes, mebibytes.clone(), segment] {
+        for before in [Vec::new(), skippable(b"x"), zstd(&[0; 512])] {
+            let refusal = refusal_of(&[before, layer.clone()].concat());
+            assert!(refusal.contains("and the limit is 8388608"), "{refusal}");
+        }
+    }
+    let more = UnpackLimits::new().zstd_window(18 << 20);
+    assert!(!refusal_with(&mebibytes, &more).contains("window"));
+    assert!(refusal_of(&frame(&[1, 0, 7])).contains("a dictionary"));
+}
+
+#[test]
+fn a_failure_to_read_is_no_fault_of_the_layer() {
+    struct Failing(Cursor<Vec<u8>>);
+    impl Read for Failing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => Err(io::Error::from_raw_os_error(libc::EIO)),
+                length => Ok(length),
+            }
+        }
+    }
+    for layer in [archive(), gzip(&archive()), zstd(&archive())] {
+        let cut = layer[..layer.len() / 2].to_vec();
+        let reader = LayerReader::new(Failing(Cursor::new(cut)), &UnpackLimits::new());
+        let error = reader.and_then(LayerReader::finish).unwrap_err();
+        assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Os, Some(libc::EIO)), "{error}");
+    }
+}
+
+#[test]
+fn small_reads_change_nothing() {
+    struct Slow(Cursor<Vec<u8>>);
+    impl Read for Slow {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let length = buffer.len().min(7);
+            self.0.read(&mut buffer[..length])
+        }
+    }
+    for layer in [archive(), gzip(&archive()), zstd(&archive())] {
+        let totals = LayerReader::new(Slow(Cursor::new(layer)), &UnpackLimits::new()).unwrap().finish().unwrap();
+        assert_eq!(totals.sha256, <[u8; 32]>::from(Sha256::digest(archive())));
+    }
+}
+
+#[test]
+fn bombs_are_refused() {
+    let zeros = Tar::default().file(b"zeros", &vec![0; 40 << 20]).end();
+    assert!(refusal_of(&gzip(&zeros)).contains("more than 500 times its size"));
+    assert!(refusal_of(&zstd(&zeros)).contains("more than 500 times its size"));
+    let generous = UnpackLimits::new().ratio(100_000);
+    assert!(read_with(&gzip(&zeros), &generous).is_ok());
+    assert!(refusal_with(&gzip(&zeros), &generous.bytes(30 << 20)).contains("more than 31457280 bytes"));
+    assert!(read(&zeros).is_ok());
+    // Zeros after the end count too.
+    let padded = [Tar::default().file(b"a", b"").end(), vec![0; 40 << 20]].concat();
+    assert!(refusal_of(&gzip(&padded)).contains("more than 500 times its size"));
+}

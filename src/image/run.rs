@@ -1,0 +1,170 @@
+//! From what an image says to a policy: only what the caller has left open.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::config::ImageConfig;
+use super::users::Accounts;
+use super::{Image, digest, invalid};
+use crate::command::Command;
+use crate::error::{Error, Layer, Result};
+use crate::layer::mount::{Mount, Source, Tmpfs};
+use crate::plan::Escaped;
+use crate::sandbox::Sandbox;
+
+/// How many volumes are mounted: images have a few.
+const VOLUMES_MAX: usize = 64;
+
+/// Where an image has no say: these file systems are the sandbox's own.
+const RESERVED: [&str; 3] = ["/proc", "/dev", "/sys"];
+
+impl Sandbox {
+    /// The default policy, with what the image says about how it is run. Whatever the caller sets goes before that.
+    ///
+    /// - **Root**: it is set by [`rootfs`](Sandbox::rootfs), to where the layers are unpacked.
+    /// - **Env**: every [`command`](Sandbox::command) has it, over the documented minimum.
+    /// - **Entrypoint** and **Cmd**: [`default_command`](Sandbox::default_command) and
+    ///   [`entrypoint`](Sandbox::entrypoint) run them; `command` runs something else.
+    /// - **WorkingDir**: where a command starts, unless it has a [`current_dir`](Command::current_dir). It is made if
+    ///   it is missing.
+    /// - **User**: the ids that the program runs as, unless [`user`](Sandbox::user) sets them; root if the image names
+    ///   none. They are mapped to the caller, unless there is a map. Names are read from the image's own /etc/passwd
+    ///   and /etc/group. Supplementary groups of the image's are not set: a map of one id has none.
+    /// - **Volumes**: each is a [`Tmpfs`], empty, unless something else is mounted there.
+    ///
+    /// What is not protected: the values are the image author's. A variable like `LD_PRELOAD` has its effect, inside.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use belljar::{Image, Sandbox};
+    ///
+    /// let image = Image::open("app.tar")?;
+    /// let sandbox = Sandbox::from_image(&image).rootfs("/srv/app");
+    /// let outcome = sandbox.default_command()?.status()?;
+    /// # Ok::<(), belljar::Error>(())
+    /// ```
+    pub fn from_image(image: &Image) -> Self {
+        Self { image: Some(image.clone()), ..Self::default() }
+    }
+
+    /// The command of the image itself: Entrypoint, then Cmd.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy): the sandbox is not of an image, or the image has neither.
+    pub fn default_command(&self) -> Result<Command> {
+        let config = self.image_config()?;
+        self.command_line(config.entrypoint().iter().chain(config.cmd()))
+    }
+
+    /// The Entrypoint of the image, with these arguments in place of Cmd: what `docker run IMAGE ARGS..` runs. For an
+    /// image without an Entrypoint, the first argument is the program.
+    ///
+    /// # Errors
+    ///
+    /// As for [`default_command`](Sandbox::default_command).
+    pub fn entrypoint(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Command> {
+        let own = self.image_config()?.entrypoint().iter().map(|word| Cow::Borrowed(OsStr::new(word)));
+        self.command_line(own.chain(args.into_iter().map(|word| Cow::Owned(word.as_ref().to_owned()))))
+    }
+
+    fn image_config(&self) -> Result<&ImageConfig> {
+        let none = || Error::invalid(Layer::Image, "command", "the sandbox is not made of an image");
+        Ok(self.image.as_ref().ok_or_else(none)?.config())
+    }
+
+    fn command_line(&self, mut words: impl Iterator<Item = impl AsRef<OsStr>>) -> Result<Command> {
+        let none = || {
+            Error::invalid(Layer::Image, "command", "the image has neither Entrypoint nor Cmd")
+                .with_hint("name a program: sandbox.command(..)")
+        };
+        let mut command = self.command(words.next().ok_or_else(none)?);
+        command.args(words);
+        Ok(command)
+    }
+}
+
+/// A command with all that its image says filled in where the caller has said nothing. None without an image.
+pub(crate) fn settle(command: &Command) -> Result<Option<Command>> {
+    let Some(image) = &command.sandbox.image else { return Ok(None) };
+    let mut settled = command.clone();
+    settled.sandbox.image = None;
+    let config = image.config();
+    let root = command.sandbox.rootfs.as_ref().ok_or_else(|| {
+        Error::invalid(Layer::Image, "root", "the image's layers are not unpacked")
+            .with_hint("set the directory that they are unpacked to: sandbox.rootfs(..)")
+    })?;
+    if command.sandbox.ids.user.is_none() {
+        settled.sandbox.ids.user = Some(user(config, &root.0)?);
+    }
+    let mut mounts = volumes(config, &command.sandbox.mounts)?;
+    mounts.extend_from_slice(&command.sandbox.mounts);
+    if command.directory.is_none() {
+        settled.directory = working_dir(config)?;
+        // Last, so that it is made in what is mounted above it.
+        mounts.extend(settled.directory.clone().filter(|dir| dir != Path::new("/")).map(Mount::Dir));
+    }
+    settled.sandbox.mounts = mounts;
+    Ok(Some(settled))
+}
+
+/// The ids of the image's user; the files are only looked at where they are needed.
+fn user(config: &ImageConfig, root: &Source) -> Result<(u32, u32)> {
+    let accounts = match root {
+        Source::Dir(path) if !config.user().is_empty() => {
+            let dir = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path);
+            let dir = dir.map_err(|error| digest::error("User", error).with_path(path))?;
+            Accounts::read(dir.as_fd())?
+        }
+        _ => Accounts::default(),
+    };
+    accounts.resolve(config.user())
+}
+
+fn volumes(config: &ImageConfig, mounts: &[Mount]) -> Result<Vec<Mount>> {
+    // Sorted, what is below comes after what is above it.
+    let mut places = BTreeSet::new();
+    for path in config.volumes() {
+        let place = place("Volumes", path)?;
+        if place == Path::new("/") {
+            return Err(invalid("Volumes", "\"/\" is the root itself"));
+        }
+        places.insert(place);
+        if places.len() > VOLUMES_MAX {
+            return Err(invalid("Volumes", format!("there are more than {VOLUMES_MAX}")));
+        }
+    }
+    let is_free = |path: &PathBuf| !mounts.iter().any(|mount| mount.target() == path);
+    Ok(places.into_iter().filter(is_free).map(|path| Mount::Tmpfs(Tmpfs::new(path))).collect())
+}
+
+fn working_dir(config: &ImageConfig) -> Result<Option<PathBuf>> {
+    config.working_dir().map(|path| place("WorkingDir", path)).transpose()
+}
+
+/// A path that an image gives: absolute, without "..", and nowhere that leads out. A link of /proc could be one of the
+/// host's directories: CVE-2024-21626.
+fn place(field: &str, path: &Path) -> Result<PathBuf> {
+    let wrong = |cause: &str| {
+        let bytes = path.as_os_str().as_bytes();
+        let shown = Escaped(bytes.get(..bytes.len().min(200)).unwrap_or_default());
+        Err(invalid(field, format!("\"{shown}\" {cause}")).with_path(path))
+    };
+    if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+        return wrong("is not an absolute path without \"..\"");
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return wrong("has a zero byte");
+    }
+    match RESERVED.iter().any(|reserved| path.starts_with(reserved)) {
+        true => wrong("is in a file system of the sandbox's own"),
+        false => Ok(path.components().collect()),
+    }
+}

@@ -1,0 +1,251 @@
+//! Unpacks the layers of an image.
+
+use std::fs;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use nix::fcntl::FlockArg;
+use sha2::{Digest as _, Sha256};
+
+use super::hand::Hand;
+use super::lock::{self, Locked};
+use super::ownership::{Owners, Ownership};
+use super::tree::{Notes, Tree};
+use super::{Store, failed};
+use crate::error::{Error, ErrorKind, Layer, Result};
+use crate::image::layer::LayerReader;
+use crate::image::{Image, LayerBlob};
+
+/// How far unpacking is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// The layer under way, from 1 on.
+    pub layer: usize,
+    /// How many layers the image has.
+    pub layers: usize,
+    /// How many bytes of the image are read, as it is stored; those of layers that were here already count.
+    pub bytes: u64,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// The layers of an image in the store. They stay while this is there.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// Directories to stack, the lowest first.
+    pub(crate) dirs: Vec<PathBuf>,
+    pub(crate) ownership: Ownership,
+    /// How many device files and extended attributes were left out.
+    pub(crate) devices: u64,
+    pub(crate) xattrs: u64,
+    /// The record of the image, locked.
+    _lock: Locked,
+}
+
+/// Unpacks what is missing.
+pub(super) fn unpack(
+    store: &Store,
+    owners: &Owners,
+    image: &Image,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Image> {
+    let mut unpacking = Unpacking { store, owners, hand: None, names: Vec::new(), notes: Vec::new() };
+    let mut at = Progress { layer: 0, layers: image.layers().len(), bytes: 0, total: image.size() };
+    for (index, info) in image.layers().iter().enumerate() {
+        let before = at.bytes;
+        at.layer = index + 1;
+        progress(at);
+        unpacking.layer(image, index, &mut |bytes| progress(Progress { bytes: before + bytes, ..at }))?;
+        at.bytes = before.saturating_add(info.size());
+    }
+    progress(at);
+    let stored = unpacking.stored(image)?;
+    Ok(image.with_layers(stored))
+}
+
+struct Unpacking<'a> {
+    store: &'a Store,
+    owners: &'a Owners,
+    /// Started for the first layer that is missing.
+    hand: Option<Hand>,
+    /// The layers that are there, the lowest first.
+    names: Vec<String>,
+    notes: Vec<Notes>,
+}
+
+impl Unpacking<'_> {
+    fn layer(&mut self, image: &Image, index: usize, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let Some(info) = image.layers().get(index) else { return Ok(()) };
+        let name = format!("{}-{}", file_name(info.diff_id()), self.owners.tag());
+        if self.find(&name)? {
+            return Ok(());
+        }
+        let _making = lock::lock(&self.store.dir.join("locks").join(&name), FlockArg::LockExclusive)?;
+        // Somebody else may have been first.
+        if self.find(&name)? {
+            return Ok(());
+        }
+        let made = self.make(&name, image, index, progress);
+        if made.is_err() {
+            // A hand that has failed may be out of step, or gone.
+            self.hand = None;
+            let _ = self.store.clear(&[name]);
+        }
+        made.map_err(|error| error.within(&format!("layer {} {}", index + 1, info.digest())))
+    }
+
+    /// Whether a layer is there: alone, or made for just these layers below.
+    fn find(&mut self, name: &str) -> Result<bool> {
+        for name in [name.to_owned(), self.chained(name)] {
+            if let Some(notes) = self.read_notes(&name)? {
+                self.names.push(name);
+                self.notes.push(notes);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The name of a layer that has something of those below.
+    fn chained(&self, name: &str) -> String {
+        let below = Sha256::digest(self.names.join("\n"));
+        let digits: String = below.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("{digits}-{name}")
+    }
+
+    fn make(&mut self, name: &str, image: &Image, index: usize, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let work = self.store.dir.join("work").join(name);
+        if work.exists() {
+            self.store.clear(&[name.to_owned()])?;
+        }
+        fs::DirBuilder::new().mode(0o700).create(&work).map_err(|error| failed("make a layer", &error))?;
+        let diff = work.join("diff");
+        fs::DirBuilder::new().mode(0o755).create(&diff).map_err(|error| failed("make a layer", &error))?;
+        let notes = self.fill(name, image, index, progress)?;
+        write(&work.join("note"), &notes.to_text())?;
+        // What is renamed to its place has to be on the disk.
+        sync(&work)?;
+        let name = if notes.copies { self.chained(name) } else { name.to_owned() };
+        fs::rename(&work, self.store.dir.join("layers").join(&name)).map_err(|error| failed("make a layer", &error))?;
+        self.names.push(name);
+        self.notes.push(notes);
+        Ok(())
+    }
+
+    fn fill(&mut self, name: &str, image: &Image, index: usize, progress: &mut dyn FnMut(u64)) -> Result<Notes> {
+        let blob = image.open_layer(index)?;
+        let diff_id = blob.diff_id().clone();
+        let read = Arc::new(AtomicU64::new(0));
+        let mut reader = LayerReader::new(Counted { blob, read: read.clone() }, &self.store.limits)?;
+        let hand = match &mut self.hand {
+            Some(hand) => hand,
+            none => {
+                let [work, layers] = ["work", "layers"].map(|name| self.store.dir.join(name));
+                none.insert(Hand::start(&work, &layers, self.owners)?)
+            }
+        };
+        let below: Vec<String> = self.names.iter().rev().cloned().collect();
+        let tree = Tree::new(hand, &format!("{name}/diff"), self.owners.ownership, &below)?;
+        let notes = tree.fill(&mut reader, &mut || progress(read.load(Relaxed)))?;
+        let totals = reader.finish()?;
+        let found: String = totals.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        if diff_id.parts() != ("sha256", &found) {
+            let cause = format!("its content is sha256:{found}, and the image tells {diff_id}");
+            return Err(Error::new(Layer::Image, ErrorKind::InvalidImage, "verify", cause));
+        }
+        Ok(notes)
+    }
+
+    /// Records the image, so that its layers are kept.
+    fn stored(self, image: &Image) -> Result<Stored> {
+        let Self { store, owners, names, notes, .. } = self;
+        let record = store.dir.join("images").join(format!("{}-{}", file_name(image.digest()), owners.tag()));
+        let lock = lock::lock(&record, FlockArg::LockShared)?;
+        let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+        record_once(&lock, &text).map_err(|error| failed("record the image", &error).with_path(&record))?;
+        let mut dirs: Vec<_> = names.iter().map(|name| store.dir.join("layers").join(name).join("diff")).collect();
+        // Of one layer there is no overlay, which would hide its marks; and of none there is nothing.
+        if dirs.len() < 2 && notes.iter().all(|notes| notes.whiteouts) {
+            dirs.insert(0, store.dir.join("empty"));
+        }
+        let sum = |count: fn(&Notes) -> u64| notes.iter().map(count).sum();
+        let (devices, xattrs) = (sum(|notes| notes.devices), sum(|notes| notes.xattrs));
+        Ok(Stored { dirs, ownership: owners.ownership, devices, xattrs, _lock: lock })
+    }
+
+    fn read_notes(&self, name: &str) -> Result<Option<Notes>> {
+        let path = self.store.dir.join("layers").join(name).join("note");
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read the store", &error).with_path(path)),
+            Ok(text) => match Notes::from_text(&text) {
+                Some(notes) => Ok(Some(notes)),
+                None => {
+                    let cause = "it is not a note of this version's";
+                    Err(Error::new(Layer::Image, ErrorKind::Unsupported, "read the store", cause).with_path(path))
+                }
+            },
+        }
+    }
+}
+
+/// Counts what is read of a layer.
+struct Counted {
+    blob: LayerBlob,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.blob.read(buffer)?;
+        self.read.fetch_add(read as u64, Relaxed);
+        Ok(read)
+    }
+}
+
+impl Notes {
+    fn to_text(self) -> String {
+        let Notes { whiteouts, copies, devices, xattrs } = self;
+        format!("whiteouts {}\ncopies {}\ndevices {devices}\nxattrs {xattrs}\n", u8::from(whiteouts), u8::from(copies))
+    }
+
+    fn from_text(text: &str) -> Option<Notes> {
+        let mut values = text.lines().zip(["whiteouts ", "copies ", "devices ", "xattrs "]);
+        let mut value = || values.next().and_then(|(line, key)| line.strip_prefix(key)?.parse::<u64>().ok());
+        Some(Notes { whiteouts: value()? != 0, copies: value()? != 0, devices: value()?, xattrs: value()? })
+    }
+}
+
+/// A digest as a name of a file.
+pub(super) fn file_name(digest: &str) -> String {
+    digest.replace(':', "-")
+}
+
+/// Writes a file that everybody writes the same way.
+fn record_once(mut file: &fs::File, text: &str) -> io::Result<()> {
+    let mut there = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut there)?;
+    if there != text {
+        file.rewind()?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)?;
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(|error| failed("make a layer", &error).with_path(path))
+}
+
+/// syncfs(2): one call for all files of a tree.
+fn sync(dir: &Path) -> Result<()> {
+    let wrong = |error: io::Error| failed("sync", &error).with_path(dir);
+    let dir = fs::File::open(dir).map_err(wrong)?;
+    crate::sys::syncfs(std::os::fd::AsFd::as_fd(&dir)).map_err(|errno| wrong(io::Error::from_raw_os_error(errno.0)))
+}
