@@ -76,7 +76,8 @@
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
 //!   nobody drop them there (user_namespaces(7)). Root's are dropped.
 //! - A directory that is bound read-only inside of a writable one is held by the mount table alone: Landlock's rules
-//!   only add up.
+//!   only add up. So is everything that is mounted in a root that can be written to ([`Rootfs::ephemeral`] and its like):
+//!   /proc, /dev, read-only binds.
 //! - The host's session keyring is inherited; that the default filter refuses keyctl(2) and its like is what holds.
 //! - What a layer can't do on an older kernel: [`Child::report`] tells. What Landlock does not cover when it is used alone:
 //!   UDP and other protocols, attributes of files, sockets in the file system.
@@ -112,6 +113,9 @@
 //!   does, and the kernel kills whatever is left.
 //! - Mounts are made with the new mount API, by descriptor; every path inside is resolved by openat2(2) with
 //!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`; and files are only made on file systems that the sandbox itself has made.
+//! - Directories are stacked by overlayfs. What the program writes goes to an upper directory that has nothing else: the
+//!   places of mounts are made on a layer of their own below it. Its descriptor is handed to the host, so that it can be
+//!   read when the sandbox has ended.
 //!
 //! | module | runs | holds |
 //! |---|---|---|

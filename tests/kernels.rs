@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use belljar::{IdMap, Namespaces, Network, Output, Sandbox};
+use belljar::{ErrorKind, IdMap, Namespaces, Network, Output, Rootfs, Sandbox};
 
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -99,6 +99,35 @@ fn sets_without_pid_and_without_any_namespace_work() {
 fn what_is_left_behind_ends_with_the_program() {
     let Some(output) = run(&Sandbox::new(), "/busybox setsid /busybox sleep 1000 & exit 0") else { return };
     assert!(output.outcome.success(), "{output:?}");
+}
+
+#[test]
+fn hundreds_of_layers_are_a_root_to_write_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    let layers: Vec<_> = (0..300).map(|number| dir.join(format!("layer:{number},"))).collect();
+    for (number, layer) in layers.iter().enumerate() {
+        std::fs::create_dir_all(layer.join("etc")).unwrap();
+        std::fs::write(layer.join(format!("etc/{number}")), "").unwrap();
+        std::fs::write(layer.join("top"), number.to_string()).unwrap();
+    }
+    let root = Rootfs::layers(&layers);
+    let read = "set -e; /busybox cat /top; /busybox ls /etc | /busybox wc -l";
+    let Some(text) = stdout(&Sandbox::new().rootfs(root.clone()), read) else { return };
+    assert_eq!(text, "299300\n");
+    let write = format!("{read}; /busybox rm -r /etc; /busybox mkdir /etc; echo x > /etc/x; /busybox ls /etc");
+    assert_eq!(stdout(&Sandbox::new().rootfs(root.clone().copied()), &write).unwrap(), "299300\nx\n");
+    let ephemeral = Sandbox::new().rootfs(root.ephemeral());
+    // A tmpfs has attributes in user.* from Linux 6.6 on.
+    if nix::sys::utsname::uname().unwrap().release().to_str().unwrap().starts_with("6.1.") {
+        let sandbox = ephemeral.bind_ro(BUSYBOX, "/busybox");
+        let error = sandbox.command("/busybox").spawn().unwrap_err();
+        assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Unsupported, Some(libc::EOPNOTSUPP)), "{error}");
+        assert!(error.hint().unwrap().contains("Linux 6.6"), "{error:?}");
+    } else {
+        assert_eq!(stdout(&ephemeral, &write).unwrap(), "299300\nx\n");
+    }
+    assert!(layers.iter().all(|layer| layer.join("etc").read_dir().unwrap().count() == 1));
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn workshop() -> tempfile::TempDir {
 }
 
 /// Policies that take every kind of step between them.
-fn policies(dir: &Path) -> Vec<Sandbox> {
+fn policies(dir: &Path, kept: &Path) -> Vec<Sandbox> {
     let all = Namespaces::default();
     let empty = Sandbox::new().bind_ro(dir, "/bin");
     let full = empty
@@ -175,7 +175,10 @@ fn policies(dir: &Path) -> Vec<Sandbox> {
         empty.clone().namespaces(all - Namespaces::PID),
         empty.clone().namespaces(all - Namespaces::PID - Namespaces::NET).network(Network::Host),
         full.clone(),
-        full.rootfs(Rootfs::dir(dir)),
+        full.clone().rootfs(Rootfs::dir(dir)),
+        full.clone().rootfs(Rootfs::dir(dir).ephemeral()),
+        full.clone().rootfs(Rootfs::empty().overlay(kept)),
+        full.rootfs(Rootfs::layers([dir, kept]).copied()),
         Sandbox::new().rootfs(Rootfs::host()).bind_ro(dir.join("noop"), "/tmp/noop"),
         empty.clone(),
     ];
@@ -194,9 +197,10 @@ fn policies(dir: &Path) -> Vec<Sandbox> {
 
 #[test]
 fn no_child_of_a_spawn_allocates_or_frees() {
-    let dir = workshop();
+    let (dir, kept) = (workshop(), tempfile::tempdir().unwrap());
+    let kept = kept.path().canonicalize().unwrap();
     let count = caught(|| {
-        for sandbox in policies(&dir.path().canonicalize().unwrap()) {
+        for sandbox in policies(&dir.path().canonicalize().unwrap(), &kept) {
             let (mut succeeded, mut failed) = (0, 0);
             let passed = File::open("/dev/null").unwrap();
             for program in ["/bin/noop", "/tmp/noop", "noop", "/missing", "/bin", "/bin/noop.c"] {

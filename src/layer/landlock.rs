@@ -14,7 +14,7 @@ use crate::sys::{Errno, LandlockHandled, landlock_version};
 /// Landlock rules: see landlock(7).
 ///
 /// The default, [`Landlock::derived`], says the same as the sandbox's mounts in a second language: everything in the root can be
-/// read and executed, and what is mounted writable can be written. With [`Network::None`](crate::Network::None) it also
+/// read and executed, and what is mounted writable can be written, the root included if it is. With [`Network::None`](crate::Network::None) it also
 /// denies TCP; and it keeps signals and abstract sockets inside. It is applied as far as the kernel's Landlock goes, and
 /// [`Child::report`](crate::Child::report) tells how far that is. A rule that is added by name is enforced, or the start
 /// fails.

@@ -215,7 +215,7 @@ impl fmt::Display for Stack<'_> {
         match self.0 {
             [] => f.write_str("empty"),
             [only] => only.fmt(f),
-            [lowest, above @ ..] => write!(f, "{lowest} with {} layers on it", above.len()),
+            [lowest, above @ ..] => write!(f, "{lowest} and {} more on it", above.len()),
         }
     }
 }

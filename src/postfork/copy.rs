@@ -115,7 +115,7 @@ fn copy_entry(level: &Level, name: &CStr) -> sys::Result<Option<Level>> {
 /// What the caller may not read, the program could not read either.
 fn readable(opened: sys::Result<Fd>) -> sys::Result<Option<Fd>> {
     match opened {
-        Err(Errno(libc::EACCES | libc::EPERM)) => Ok(None),
+        Err(Errno(libc::EACCES)) => Ok(None),
         opened => opened.map(Some),
     }
 }
@@ -130,7 +130,7 @@ fn finish(file: BorrowedFd<'_>, stat: &Stat) -> sys::Result<()> {
 /// An owner who is nobody inside is left out.
 fn may_be_unmapped(owned: sys::Result<()>) -> sys::Result<()> {
     match owned {
-        Err(Errno(libc::EINVAL | libc::EPERM)) => Ok(()),
+        Err(Errno(libc::EINVAL)) => Ok(()),
         owned => owned,
     }
 }

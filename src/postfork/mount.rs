@@ -84,12 +84,13 @@ impl State<'_> {
 
     pub(super) fn symlink(&self, target: &CStr, at: &Inside) -> Done {
         let (dir, name) = self.parent(at)?;
-        self.check_own(dir.as_fd()).map(drop).or_else(|fault| match sys::links_to(dir.as_fd(), name, target) {
-            true => Ok(()),
-            false => Err(fault),
-        })?;
+        let is_there = || on(Operand::Target, sys::links_to(dir.as_fd(), name, target));
+        match self.check_own(dir.as_fd()) {
+            Err(Fault { errno: libc::ENOENT, .. }) if is_there()? => return Ok(()),
+            checked => checked?,
+        };
         match sys::symlinkat(target, dir.as_fd(), name) {
-            Err(Errno(libc::EEXIST | libc::EROFS)) if sys::links_to(dir.as_fd(), name, target) => Ok(()),
+            Err(Errno(libc::EEXIST | libc::EROFS)) if is_there()? => Ok(()),
             made => on(Operand::Target, made),
         }
     }

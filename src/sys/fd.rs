@@ -232,12 +232,16 @@ pub(crate) fn symlinkat(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Resu
 }
 
 /// Tells whether `name` in `dir` is a symbolic link to exactly `target`: readlinkat(2).
-pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> bool {
+pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> Result<bool> {
     let mut buffer = [0_u8; libc::PATH_MAX as usize];
     let args = [raw(dir), ptr(name), buffer.as_mut_ptr() as usize, buffer.len()];
     // SAFETY: `name` ends in a zero byte; the kernel writes at most `buffer.len()` bytes into `buffer`.
-    let read = unsafe { call(libc::SYS_readlinkat, args) };
-    read.is_ok_and(|length| buffer.get(..length) == Some(target.to_bytes()))
+    match unsafe { call(libc::SYS_readlinkat, args) } {
+        Ok(length) => Ok(buffer.get(..length) == Some(target.to_bytes())),
+        // Nothing, or no link.
+        Err(Errno(libc::ENOENT | libc::EINVAL)) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// What [`fstat`] tells of a file.

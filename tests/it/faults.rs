@@ -21,7 +21,7 @@ use crate::alone::alone;
 use crate::harness::{compile_static, mounts, open_fds, real, temp_dir};
 
 /// What steps are made of, and what the host does for a spawn.
-const CALLS: [c_long; 60] = [
+const CALLS: [c_long; 70] = [
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_fsopen,
@@ -82,6 +82,16 @@ const CALLS: [c_long; 60] = [
     libc::SYS_mount,
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
+    libc::SYS_flock,
+    libc::SYS_fsetxattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_fstatfs,
+    libc::SYS_getdents64,
+    libc::SYS_lseek,
+    libc::SYS_sendfile,
+    libc::SYS_utimensat,
 ];
 
 /// What the host does through libc. The rest of libc's calls are std's and the allocator's own.
@@ -322,12 +332,13 @@ fn program() -> PathBuf {
         #include <sys/prctl.h>
         #include <sys/stat.h>
         #include <unistd.h>
-        int main(void) {
+        int main(int argc, char **argv) {
             if (open("/out/ran", O_CREAT | O_WRONLY, 0666) < 0) return 10;
             if (prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) return 11;
             if (getsid(0) != getpid()) return 12;
             if (umask(0) != 022) return 13;
-            if (open("/written", O_CREAT | O_WRONLY, 0666) >= 0) return 14;
+            int writes = argc > 1 && *argv[1] == 'w';
+            if ((open("/written", O_CREAT | O_WRONLY, 0666) >= 0) != writes) return 14;
 
 
             return 0;
@@ -520,6 +531,39 @@ fn of_a_policy_with_an_empty_root_and_a_time_namespace() {
     fail("faults::of_a_policy_with_an_empty_root_and_a_time_namespace", |site| {
         let all = Namespaces::default() | Namespaces::TIME;
         site.case("time", site.sandbox(Rootfs::empty()).namespaces(all), |_| ())
+    });
+}
+
+/// Has the program write to its root.
+fn writes(command: &mut Command) {
+    command.arg("writes");
+}
+
+#[test]
+fn of_a_policy_with_layers_that_can_be_written_to() {
+    fail("faults::of_a_policy_with_layers_that_can_be_written_to", |site| {
+        let (above, kept) = (site.path.join("above"), site.path.join("kept"));
+        for dir in [&above, &kept] {
+            fs::create_dir(dir).unwrap();
+        }
+        let root = Rootfs::layers([&site.path.join("root"), &above]).overlay(kept);
+        site.case("layers", site.sandbox(root).symlink("/out", "/link").file("/etc/motd", "hello"), writes)
+    });
+}
+
+#[test]
+fn of_a_policy_with_an_ephemeral_root() {
+    fail("faults::of_a_policy_with_an_ephemeral_root", |site| {
+        site.case("ephemeral", site.sandbox(site.root().ephemeral().size(1 << 20)), writes)
+    });
+}
+
+#[test]
+fn of_a_policy_with_a_copied_root() {
+    fail("faults::of_a_policy_with_a_copied_root", |site| {
+        fs::write(site.path.join("root/file"), "content").unwrap();
+        std::os::unix::fs::symlink("file", site.path.join("root/link")).unwrap();
+        site.case("copied", site.sandbox(site.root().copied()), writes)
     });
 }
 

@@ -300,6 +300,49 @@ fn a_directory_as_the_root_gets_a_private_layer_only_for_what_it_lacks() {
     assert_plan(&program(&sandbox), &golden(" under a private layer", ""));
 }
 
+/// What there is to make of directories, and of what is written to them.
+#[test]
+fn what_is_written_to_a_root_and_what_that_takes() {
+    let dir = temp_dir();
+    let dir = real(dir.path());
+    for layer in ["low", "high", "kept"] {
+        fs::create_dir(dir.join(layer)).unwrap();
+    }
+    let (low, high, kept) = (dir.join("low"), dir.join("high"), dir.join("kept"));
+    let golden = |root: &str, seal: &str| {
+        let root = root.replace("DIR", dir.to_str().unwrap());
+        let tmp = "  mount         tmpfs /tmp size=1073741824 nr_inodes=65536 mode=1777";
+        let rest = REST.replacen("\n  mount         seal /\n", seal, 1);
+        format!("{OWN_MAPS}{root}\n<proc>\n<dev>\n{tmp}\n{rest}")
+    };
+    let sealed = "\n  mount         seal /\n";
+    let layers = Rootfs::layers([&low, &high]);
+    let stacked = "  mount         root DIR/low and 1 more on it";
+    let sandbox = |root: Rootfs| program(&Sandbox::new().rootfs(root));
+    assert_plan(&sandbox(layers.clone()), &golden(&format!("{stacked} under a private layer"), sealed));
+    let places = "  mount         place /proc\n  mount         place /dev\n  mount         place /tmp";
+    let staged = |upper: &str| format!("{stacked} under a layer for places\n{places}\n{stacked} under {upper}");
+    let memory = "a tmpfs size=1073741824 nr_inodes=7";
+    assert_plan(&sandbox(layers.clone().ephemeral().inodes(7)), &golden(&staged(memory), "\n"));
+    assert_plan(&sandbox(layers.clone().overlay(&kept)), &golden(&staged("DIR/kept"), "\n"));
+    let copied = "  mount         root copied to a tmpfs size=5 nr_inodes=65536";
+    assert_plan(&sandbox(layers.clone().copied().size(5)), &golden(&format!("{stacked}\n{copied}"), "\n"));
+    let empty = "  mount         root empty";
+    let empty = format!("{empty} under a layer for places\n{places}\n{empty} under DIR/kept");
+    assert_plan(&sandbox(Rootfs::empty().overlay(&kept)), &golden(&empty, "\n"));
+    // With all places, nothing has to be made.
+    for place in ["proc", "dev", "tmp"] {
+        fs::create_dir(low.join(place)).unwrap();
+    }
+    assert_plan(&sandbox(layers.clone()), &golden(stacked, sealed));
+    assert_plan(&sandbox(layers.ephemeral().inodes(7)), &golden(&format!("{stacked} under {memory}"), "\n"));
+    let one = "  mount         root DIR/low";
+    assert_plan(&sandbox(Rootfs::layers([&low])), &golden(one, sealed));
+    assert_plan(&sandbox(Rootfs::dir(&low).writable()), &golden(&format!("{one} writable"), "\n"));
+    assert_plan(&sandbox(Rootfs::dir(&low).overlay(&kept)), &golden(&format!("{one} under DIR/kept"), "\n"));
+    assert!(kept.read_dir().unwrap().next().is_none(), "a plan makes nothing");
+}
+
 /// Everything that a program gets, whatever the namespaces.
 const PROGRAM: &str = "
   process       setsid

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use belljar::{Child, ErrorKind, IdMap, Layer, Namespaces, Outcome, Rootfs, Sandbox, Stdio};
 
+use crate::alone::{again, is_role};
 use crate::harness::{noop, real, sh, temp_dir};
 use crate::mounts::snapshot;
 use crate::{for_root, skip};
@@ -443,4 +444,44 @@ fn a_copy_is_one_of_files_links_modes_and_times() {
     let error = tools(Rootfs::dir(&lower).copied()).command("true").spawn().unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ELOOP), "{error}");
     assert!(error.hint().is_some());
+}
+
+/// In a container, all that there is may lie on an overlay.
+#[test]
+fn changes_can_not_be_kept_on_an_overlay_and_that_is_told() {
+    const TEST: &str = "writes::changes_can_not_be_kept_on_an_overlay_and_that_is_told";
+    if is_role(TEST) {
+        let dir = real("/mnt/merged");
+        let (lower, kept) = (mkdir(dir.join("lower")), mkdir(dir.join("kept")));
+        let error = tools(Rootfs::dir(&lower).overlay(&kept)).command("true").plan().unwrap_err();
+        assert_eq!((error.layer(), error.kind()), (Layer::Mount, ErrorKind::Unsupported), "{error}");
+        assert_eq!(error.path(), Some(&*kept));
+        assert!(error.hint().unwrap().contains("another file system"), "{error:?}");
+        // As layers it is fine.
+        assert_eq!(sh(&tools(Rootfs::dir(&lower).ephemeral()), "echo x >/x; cat /x"), "x\n");
+        assert_eq!(sh(&tools(Rootfs::dir(&lower).copied()), "echo x >/x; cat /x"), "x\n");
+        // Below one of them something else is mounted: in a user namespace the kernel lets nobody look behind it.
+        let mounted = mkdir(dir.join("lower/mounted"));
+        assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&mounted).status().unwrap().success());
+        let error = tools(Rootfs::dir(&lower).ephemeral()).command("true").spawn().unwrap_err();
+        assert_eq!((error.layer(), error.raw_os_error()), (Layer::Mount, Some(libc::EINVAL)), "{error}");
+        assert!(error.hint().unwrap().contains("mounted below"), "{error:?}");
+        assert_eq!(sh(&tools(Rootfs::dir(&lower).copied()), "echo x >/mounted/x; cat /mounted/x"), "x\n");
+        println!("the body has run");
+        return;
+    }
+    let script = "mount -t tmpfs none /mnt && cd /mnt && mkdir lower upper work merged && \
+                  mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work,userxattr none merged && exec \"$@\"";
+    let inner = again(TEST, TEST);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(inner.get_program());
+    command.args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("the body has run"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
