@@ -31,7 +31,8 @@ pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, 
     policy.lower_cell(&mut inside)?;
     let mut program = Vec::new();
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
-    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given };
+    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, ids: None };
+    plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
         true => policy.arrange_cell(inside, program, &mut plan),

@@ -125,6 +125,7 @@
 //! | `plan` | before clone | the steps and their words |
 //! | `postfork` | between clone and exec | taking the steps |
 //! | `spawn`, `child` | after | starting, owning and ending processes |
+//! | `changes` | after | what the program has left in its root |
 //! | `host` | at any time | what the host can do |
 //! | `sys` | everywhere | the only unsafe system calls; one small file a processor |
 //!
@@ -136,6 +137,7 @@
 compile_error!("belljar runs programs on Linux: there is no sandbox elsewhere");
 
 mod agent;
+mod changes;
 mod child;
 mod command;
 mod compile;
@@ -153,6 +155,7 @@ mod sandbox;
 mod spawn;
 mod sys;
 
+pub use changes::{Change, ChangeKind, ChangeLimits, Changes, FileType};
 pub use child::{Child, Output};
 pub use command::Command;
 pub use error::{Error, ErrorKind, Layer};

@@ -2,15 +2,32 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::changes::{ChangeLimits, Changes, Written};
+use crate::error::{Error, Layer, Result};
+
 /// How a program ended. Nothing inside the sandbox can forge it: the kernel tells it to the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Of a sandbox whose root was [`ephemeral`](crate::Rootfs::ephemeral) or an [`overlay`](crate::Rootfs::overlay) it also
+/// holds what was [changed](Outcome::changes), in memory in the first case, for as long as it or a clone is there.
+#[derive(Clone, Debug)]
 pub struct Outcome {
-    pub(crate) status: ExitStatus,
-    pub(crate) killed: bool,
-    pub(crate) usage: Usage,
+    status: ExitStatus,
+    killed: bool,
+    usage: Usage,
+    written: Option<Arc<Written>>,
 }
+
+impl PartialEq for Outcome {
+    /// Compares how the programs ended and what they used, not what they have changed.
+    fn eq(&self, other: &Self) -> bool {
+        (self.status, self.killed, self.usage) == (other.status, other.killed, other.usage)
+    }
+}
+
+impl Eq for Outcome {}
 
 /// Why a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +42,10 @@ pub enum Cause {
 }
 
 impl Outcome {
+    pub(crate) fn new(status: ExitStatus, killed: bool, usage: Usage, written: Option<Arc<Written>>) -> Self {
+        Self { status, killed, usage, written }
+    }
+
     /// Whether the program exited with code 0.
     pub fn success(&self) -> bool {
         self.status.success()
@@ -57,6 +78,32 @@ impl Outcome {
     /// What the program used.
     pub fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// Lists what was added, modified and deleted in the root, within the bounds of [`ChangeLimits::new`].
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy): the root was neither [`ephemeral`](crate::Rootfs::ephemeral)
+    ///   nor an [`overlay`](crate::Rootfs::overlay).
+    /// - [`Os`](crate::ErrorKind::Os): a bound is met; another sandbox runs on the directory of an overlay; the
+    ///   caller may not read what a program with other ids has made; a directory below is gone.
+    pub fn changes(&self) -> Result<Changes> {
+        self.changes_within(ChangeLimits::new())
+    }
+
+    /// As [`changes`](Outcome::changes), within other bounds, which also hold for what is done with the result.
+    ///
+    /// # Errors
+    ///
+    /// As for `changes`.
+    pub fn changes_within(&self, limits: ChangeLimits) -> Result<Changes> {
+        let none = || {
+            let cause = "the root keeps no changes apart from what it is made from";
+            let hint = "use Rootfs::ephemeral or Rootfs::overlay";
+            Error::invalid(Layer::Mount, "changes", cause).with_hint(hint)
+        };
+        Changes::list(self.written.clone().ok_or_else(none)?, limits)
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Plan {
     pub(crate) program: Launch,
     /// What is opened for the program; [`Step::Install`] has indices into it.
     pub(crate) given: Vec<Given>,
+    /// The maps of user and group ids: inside, outside, count. None where ids are the host's.
+    pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
 }
 
 /// A descriptor for the program, before it is opened.
