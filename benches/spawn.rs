@@ -13,13 +13,14 @@ use common::{Bench, Result, sections};
 type Section = fn(&Bench) -> Result;
 
 /// The sections, in the order in which they run.
-const SECTIONS: [(&str, Section); 6] = [
+const SECTIONS: [(&str, Section); 7] = [
     ("spawn", sections::spawn),
     ("memory", sections::memory),
     ("fds", sections::fds),
     ("binds", sections::binds),
     ("threads", sections::threads),
     ("mounts", sections::mounts),
+    ("inside", sections::inside),
 ];
 
 fn main() -> ExitCode {

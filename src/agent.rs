@@ -5,8 +5,8 @@
 //! other and answers. So the host works with the files and the rights of a sandbox, and can do there no more than
 //! a program could.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use nix::sys::socket::{
@@ -220,7 +220,8 @@ impl Agent {
         if received != words.len() {
             return Err(self.died());
         }
-        let word = |range| u64::from_le_bytes(words.get(range).and_then(|b: &[u8]| b.try_into().ok()).unwrap_or_default());
+        let word =
+            |range| u64::from_le_bytes(words.get(range).and_then(|b: &[u8]| b.try_into().ok()).unwrap_or_default());
         let index = (word(0..8) - AgentData::AT - AgentData::MESSAGE - 8) as usize / CALL;
         let stopped = self.sent.pop_front().is_none_or(|calls| index < calls);
         Ok(match word(8..16).cast_signed() {

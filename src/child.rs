@@ -1,5 +1,6 @@
 //! The handle of a running program.
 
+use std::any::Any;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,6 +57,8 @@ pub struct Child {
     outcome: Option<Outcome>,
     report: Report,
     written: Option<Arc<Written>>,
+    /// What has to stay as long as the program.
+    _keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a new child starts from.
@@ -67,6 +70,7 @@ pub(crate) struct Parts {
     /// The host's peak memory in KiB, at the program's start or later.
     pub(crate) host_peak: u64,
     pub(crate) report: Report,
+    pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Child {
@@ -84,6 +88,7 @@ impl Child {
             outcome: None,
             report: parts.report,
             written: None,
+            _keeps: parts.keeps,
         }
     }
 

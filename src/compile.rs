@@ -6,11 +6,15 @@
 use std::ffi::CString;
 
 use crate::command::Command;
+#[cfg(feature = "image")]
+use crate::distroless;
 use crate::error::{Error, ErrorKind, Layer, Result};
+#[cfg(feature = "image")]
+use crate::image::{Settled, settle};
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
-use crate::layer::mount::{Root, Setting, Source};
+use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
@@ -23,15 +27,22 @@ use crate::sys::CStringArray;
 /// Lowers a command and its policy to a plan, and tells which layers are in force once it is carried out.
 pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     #[cfg(feature = "image")]
-    if let Some(settled) = crate::image::settle(command)? {
-        return compile(&settled, streams);
+    if let Some(Settled { command, stored }) = settle(command)? {
+        let (mut plan, report) = lower(&command, streams)?;
+        plan.keeps = stored.map(|stored| stored as _);
+        return Ok((plan, report));
     }
+    lower(command, streams)
+}
+
+fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     let policy = Resolved::new(&command.sandbox)?;
     let mut inside = Vec::new();
     policy.lower_cell(&mut inside)?;
     let mut program = Vec::new();
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
-    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, ids: None };
+    let mut plan =
+        Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, ids: None, keeps: None };
     plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
@@ -116,7 +127,22 @@ impl<'a> Resolved<'a> {
         // Names are independent of all else; they need the capabilities that are left at the start.
         namespaces::lower_names(self.own, self.sandbox.hostname.as_deref(), steps)?;
         // The root last: /proc/self, which the maps are written through, goes with the host's mounts.
-        self.lower_root(steps)
+        let before_root = steps.len();
+        self.lower_root(steps)?;
+        self.forbid_user_namespaces(before_root, steps);
+        Ok(())
+    }
+
+    /// No user namespaces below the sandbox's own, unless the policy allows by name what makes them: a second layer next
+    /// to the filter, and so not a matter of whether there is one.
+    fn forbid_user_namespaces(&self, before_root: usize, steps: &mut Vec<Step>) {
+        let allowed = self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        if self.has(Namespaces::USER) && !allowed {
+            // In a /proc of the sandbox's own, before a part of it is made read-only. The kernel keeps an entry for
+            // every user namespace in the /proc that was used: with many sandboxes, the host's would become slow.
+            let proc = steps.iter().position(|step| matches!(step, Step::Proc { .. }));
+            steps.insert(proc.map_or(before_root, |proc| proc + 1), Step::NoUserNamespaces);
+        }
     }
 
     fn lower_root(&self, steps: &mut Vec<Step>) -> Result<()> {
@@ -128,8 +154,18 @@ impl<'a> Resolved<'a> {
             };
         }
         let empty = Root::from(Source::Empty);
+        let root = rootfs.as_ref().map_or(&empty, |root| &root.root);
+        // What makes a root for one program comes before what the caller puts there.
+        let mut made = self.program_mounts(&root.source)?;
+        let mounts = match made.is_empty() {
+            true => mounts,
+            false => {
+                made.extend_from_slice(mounts);
+                &made
+            }
+        };
         let setting = Setting {
-            root: rootfs.as_ref().map_or(&empty, |root| &root.0),
+            root,
             mounts,
             pid_namespace: self.has(Namespaces::PID),
             private: !self.has(Namespaces::USER),
@@ -137,6 +173,19 @@ impl<'a> Resolved<'a> {
             ids: (self.ids.uid, self.ids.gid),
         };
         mount::lower(&setting, steps)
+    }
+
+    #[cfg(feature = "image")]
+    fn program_mounts(&self, root: &Source) -> Result<Vec<Mount>> {
+        match root {
+            Source::Distroless(distroless) => distroless::mounts(distroless, self.network == Network::Host),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    #[cfg(not(feature = "image"))]
+    fn program_mounts(&self, _: &Source) -> Result<Vec<Mount>> {
+        Ok(Vec::new())
     }
 
     /// What makes a process in the cell the program.
@@ -166,7 +215,16 @@ impl<'a> Resolved<'a> {
             steps.push(Step::DropGroups);
         }
         self.ids.change(steps);
-        // Landlock's rules while the capabilities last, which may be needed to look their files up.
+        // As the program's user, whose key it is.
+        if !self.refuses_keyrings() {
+            process::lower_keyring(steps);
+        }
+        let directory = process::directory(command.directory.as_deref())?;
+        let executed = Program { program: &command.program, args: &command.args, env: command.env.clone() };
+        // Looks at files while the capabilities last, which may be needed for that: first at what is executed.
+        if self.has(Namespaces::MOUNT) && command.agent.is_none() {
+            executed.lower_look(&directory, steps)?;
+        }
         let landlock = self.lower_landlock(inside, steps)?;
         steps.extend(landlock.rules);
         capabilities::lower(self.sandbox.capabilities, self.privileged(), steps)?;
@@ -174,14 +232,14 @@ impl<'a> Resolved<'a> {
         // In force after no_new_privs, which allows it, and after the last mount, since it forbids mounting.
         steps.extend(landlock.restrict);
         // The directory without capabilities: the program must be able to go there.
-        process::lower_directory(command.directory.as_deref(), steps)?;
+        process::lower_directory(directory, steps);
         // Signals: from here on one may end the child.
         process::lower_signals(steps);
         // The filter last: it need not allow what sets a sandbox up, but for execve.
         let seccomp = self.lower_seccomp(steps)?;
         match &command.agent {
             Some(image) => exec::lower_agent(image.clone(), steps),
-            None => Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(steps)?,
+            None => executed.lower(steps)?,
         }
         let report = self.report((restricted, landlock.lacking), seccomp);
         Ok((given, report))
@@ -198,8 +256,10 @@ impl<'a> Resolved<'a> {
         let devices = inside.iter().any(|step| matches!(step, Step::Devpts { .. }));
         // The tmpfs of our own devices is read-only in the end.
         let sealed = |at: &Inside| devices && at.path.as_c_str() == c"/dev";
-        let root = || landlock::Place { path: c"/".into(), dir: true, write: true };
+        let root = || landlock::Place { path: c"/".into(), dir: true, write: true, mount: None };
+        let mut writable = 0..;
         let place = |step: &Step| {
+            let mount = if step.mounts_writable() { writable.next() } else { None };
             let (at, write) = match step {
                 step if mount::is_writable_root(step) => return Some(root()),
                 Step::Bind { at, attributes, .. } => (at, attributes & attr::READ_ONLY == 0),
@@ -207,7 +267,7 @@ impl<'a> Resolved<'a> {
                 Step::Proc { at } | Step::Devpts { at } | Step::Mask { at } | Step::Protect { at } => (at, false),
                 _ => return None,
             };
-            Some(landlock::Place { path: at.path.clone(), dir: at.kind == InsideKind::Dir, write })
+            Some(landlock::Place { path: at.path.clone(), dir: at.kind == InsideKind::Dir, write, mount })
         };
         let passed = |step: &Step| match step {
             Step::Inherit { fd } | Step::Install { fd, .. } => Some(*fd),
@@ -217,10 +277,15 @@ impl<'a> Resolved<'a> {
             places: self.has(Namespaces::MOUNT).then(|| inside.iter().filter_map(place).collect()),
             passed: program.iter().filter_map(passed).collect(),
             devices,
-            proc: inside.iter().any(|step| matches!(step, Step::Proc { .. })),
             no_network: self.network == Network::None,
         };
         self.sandbox.landlock.lower(&setting)
+    }
+
+    /// Whether there is a filter that keeps the program from all keyrings.
+    fn refuses_keyrings(&self) -> bool {
+        let refuses = self.sandbox.seccomp.as_ref().is_none_or(Seccomp::refuses_keyrings);
+        refuses && seccomp::why_none().is_none()
     }
 
     /// The filter, if the kernel has filters; one that is asked for by name is not left out.
@@ -249,6 +314,7 @@ impl<'a> Resolved<'a> {
         report.add(Layer::Fds, false, None);
         report.add(Layer::Limits, false, None);
         report.add(Layer::Capabilities, false, None);
+        report.add(Layer::Process, false, None);
         let Sandbox { landlock, seccomp, .. } = self.sandbox;
         let lacks = off(landlock.is_off(), "switched off by the policy").or(landlock_lacks);
         report.add(Layer::Landlock, !restricted, lacks);

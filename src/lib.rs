@@ -50,7 +50,7 @@
 //! write, of its output and its timing; not the caller's configuration. The kernel is taken as sound.
 //!
 //! - No file of the host is read or written but what was bound in, and /usr and the few files of /etc that
-//!   [`Rootfs::host`] names.
+//!   [`Rootfs::host`] names, and what a program says that it needs, for `Rootfs::distroless`.
 //! - With [`Network::None`], the default, there is no network, abstract sockets included.
 //! - No signal, ptrace or IPC reaches the outside or another sandbox.
 //! - No privilege is gained: no capability in any set, no_new_privs, root inside is nobody special, no new user namespace.
@@ -59,7 +59,8 @@
 //! - Of the host process's environment, descriptors, memory and arguments nothing can be seen.
 //!
 //! Most attacks on files, network, other processes and privilege are held by two layers at least: mounts and Landlock,
-//! namespaces and Landlock, capabilities and the filter of system calls. SECURITY.md names the checks of each
+//! namespaces and Landlock, capabilities and the filter of system calls, a bound of 0 on user namespaces and that
+//! filter. SECURITY.md names the checks of each
 //! guarantee; the suite behind them gives the reason for each that one layer holds alone.
 //!
 //! # What does not
@@ -69,16 +70,19 @@
 //!   [`bind_ro`](Sandbox::bind_ro); terminal escapes in output that is printed raw. A directory that is passed as a
 //!   descriptor, or inherited as a stream, leads to everything around it: Landlock alone opens nothing there. The mode
 //!   and times of a passed file can be changed by its owner.
-//! - Without Landlock, switched off or not in the kernel: a passed file can be opened anew for more than it was passed for,
-//!   and a program or an interpreter that is a link to `/proc/self/exe` makes the kernel execute the host's own program
-//!   file inside.
+//! - Without Landlock, switched off or not in the kernel: a passed file can be opened anew for more than it was passed for;
+//!   and that a program or an interpreter is a link to `/proc/self/exe`, over which the kernel would execute the host's own
+//!   program file inside, is seen before the start, but not if somebody outside changes the file in that moment.
 //! - Paths of bind sources can be read in `/proc/self/mountinfo`.
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
 //!   nobody drop them there (user_namespaces(7)). Root's are dropped.
 //! - A directory that is bound read-only inside of a writable one is held by the mount table alone: Landlock's rules
 //!   only add up. So is everything that is mounted in a root that can be written to ([`Rootfs::ephemeral`] and its like):
 //!   /proc, /dev, read-only binds.
-//! - The host's session keyring is inherited; that the default filter refuses keyctl(2) and its like is what holds.
+//! - Behind the default filter, which refuses keyctl(2) and its like, the host's session keyring is inherited: a user has
+//!   only 200 keys (keyrings(7)), and a keyring for every sandbox would take them from the host's other programs. A program
+//!   that the filter does not keep from keys gets an empty session keyring; without [`Namespaces::USER`] it still has the
+//!   keyrings of the user.
 //! - What a layer can't do on an older kernel: [`Child::report`] tells. What Landlock does not cover when it is used alone:
 //!   UDP and other protocols, attributes of files, sockets in the file system.
 //! - Memory, processor time and the number of processes are not limited yet.
@@ -109,11 +113,12 @@
 //! - A network namespace takes longer to make than all the others together. The cell makes it while init builds the
 //!   root on another processor, and passes it to init.
 //! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities, with one
-//!   descriptor: the *lifeline*, whose other end the handle holds. It exits when the program has ended or the lifeline
+//!   descriptor: the *lifeline*, whose other end the handle holds; and a second that holds the lock, where changes are kept
+//!   in a directory. It exits when the program has ended or the lifeline
 //!   does, and the kernel kills whatever is left.
 //! - Mounts are made with the new mount API, by descriptor; every path inside is resolved by openat2(2) with
 //!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`; and files are only made on file systems that the sandbox itself has made.
-//! - Directories are stacked by overlayfs. What the program writes goes to an upper directory that has nothing else: the
+//! - Directories are stacked by overlayfs, with mount(2), whose one page of options has room for the descriptors of hundreds. What the program writes goes to an upper directory that has nothing else: the
 //!   places of mounts are made on a layer of their own below it. Its descriptor is handed to the host, so that it can be
 //!   read when the sandbox has ended.
 //!
@@ -121,7 +126,9 @@
 //! |---|---|---|
 //! | `sandbox`, `command`, `rootfs` | at the caller's | values |
 //! | `layer` | at the caller's, and before clone | each layer's policy, and its lowering to steps |
+//! | `image` | at the caller's, and before clone | reading images, and what they say about how they are run |
 //! | `compile` | before clone | the order of the layers, each with its reason |
+//! | `distroless` | before clone | what one program needs of a root, with the feature `image` |
 //! | `plan` | before clone | the steps and their words |
 //! | `postfork` | between clone and exec | taking the steps |
 //! | `spawn`, `child` | after | starting, owning and ending processes |
@@ -141,6 +148,8 @@ mod changes;
 mod child;
 mod command;
 mod compile;
+#[cfg(feature = "image")]
+mod distroless;
 mod error;
 pub mod host;
 #[cfg(feature = "image")]
@@ -158,15 +167,17 @@ mod sys;
 pub use changes::{Change, ChangeKind, ChangeLimits, Changes, FileType};
 pub use child::{Child, Output};
 pub use command::Command;
+#[cfg(feature = "image")]
+pub use distroless::{DistrolessFile, DistrolessFrom};
 pub use error::{Error, ErrorKind, Layer};
 #[cfg(feature = "image")]
-pub use image::{
-    Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits,
-};
+pub use image::{Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits};
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;
 pub use layer::landlock::Landlock;
+#[cfg(feature = "image")]
+pub use layer::mount::Distroless;
 pub use layer::mount::Tmpfs;
 pub use layer::namespaces::Namespaces;
 pub use layer::network::Network;

@@ -37,6 +37,18 @@ pub enum Cause {
     Exited,
     /// A signal ended it: [`Outcome::signal`].
     Signaled,
+    /// SIGSYS ended it: the kernel sends that where a filter kills for a system call, as [`Seccomp::kill`] asks for.
+    ///
+    /// The number of the call is not told, for nobody outside can know it: wait(2) tells the signal alone, the number
+    /// is in the `siginfo_t` of a process that is gone, /proc/PID/syscall shows nothing of a zombie, and the kernel's
+    /// audit record is for root alone. A filter that asks a supervisor (seccomp_unotify(2)) instead of killing would
+    /// be weaker: where nobody answers, the call only waits, and the program could have no supervisor of its own any
+    /// more (EBUSY). A filter that traps would leave the answer to the program.
+    ///
+    /// A program can also send itself SIGSYS: this says how it ended, and no more of what it has tried.
+    ///
+    /// [`Seccomp::kill`]: crate::Seccomp::kill
+    Syscall,
     /// [`Child::kill`](crate::Child::kill) ended it.
     Killed,
 }
@@ -68,10 +80,11 @@ impl Outcome {
 
     /// Why the program ended.
     pub fn cause(&self) -> Cause {
-        match (self.code(), self.killed) {
+        match (self.code(), self.signal()) {
             (Some(_), _) => Cause::Exited,
-            (None, true) => Cause::Killed,
-            (None, false) => Cause::Signaled,
+            _ if self.killed => Cause::Killed,
+            (_, Some(libc::SIGSYS)) => Cause::Syscall,
+            _ => Cause::Signaled,
         }
     }
 

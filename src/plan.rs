@@ -5,16 +5,21 @@
 //! error number; the words are here, with the parent.
 
 mod hint;
+mod interpreter;
 mod step;
 mod words;
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub(crate) use hint::hint;
-pub(crate) use step::{Content, Fault, HostPath, Inside, InsideKind, MapLines, Memory, Operand, Step, Upper, attr, os};
+pub(crate) use interpreter::interpreter;
+pub(crate) use step::{
+    Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Step, Upper, attr, os,
+};
 pub(crate) use words::Escaped;
 
 /// Every step that a spawn takes, in order. Printed, it reads like the trace of the processes that take them.
@@ -41,6 +46,8 @@ pub struct Plan {
     pub(crate) given: Vec<Given>,
     /// The maps of user and group ids: inside, outside, count. None where ids are the host's.
     pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
+    /// What has to stay as long as the program: the layers of an image in their store.
+    pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A descriptor for the program, before it is opened.

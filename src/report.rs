@@ -50,6 +50,17 @@ impl Report {
         };
         self.0.push(LayerStatus { layer, enforcement, why });
     }
+
+    /// Adds what the start went on without.
+    pub(crate) fn lack(&mut self, layer: Layer, why: &str) {
+        for status in self.0.iter_mut().filter(|status| status.layer == layer) {
+            status.enforcement = Enforcement::Partly;
+            status.why = Some(match &status.why {
+                Some(other) => format!("{other}; {why}"),
+                None => why.to_owned(),
+            });
+        }
+    }
 }
 
 impl LayerStatus {

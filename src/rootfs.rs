@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+#[cfg(feature = "image")]
+use crate::layer::mount::Distroless;
 use crate::layer::mount::{Root, Source, Writes};
 
 /// The root file system of a sandbox: a snapshot of a userland, read-only unless it says otherwise.
@@ -43,12 +45,17 @@ use crate::layer::mount::{Root, Source, Writes};
 /// # Ok::<(), belljar::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Rootfs(pub(crate) Root);
+pub struct Rootfs {
+    pub(crate) root: Root,
+    /// Whose layers the directories are: they are looked up at the start.
+    #[cfg(feature = "image")]
+    pub(crate) image: Option<crate::image::Image>,
+}
 
 impl Rootfs {
     /// An empty root: what is in it is what the policy puts there.
     pub fn empty() -> Self {
-        Rootfs(Source::Empty.into())
+        Self::of(Source::Empty)
     }
 
     /// The host's userland: /usr, with /bin, /lib*, and /sbin as they are on the host.
@@ -62,7 +69,7 @@ impl Rootfs {
     ///
     /// What is not protected: everything in /usr can be read, as by any user of the host.
     pub fn host() -> Self {
-        Rootfs(Source::Host.into())
+        Self::of(Source::Host)
     }
 
     /// A directory of the host that holds a distribution's userland, with everything mounted below it.
@@ -77,7 +84,7 @@ impl Rootfs {
     ///
     /// The private layer needs Linux 5.11 without root.
     pub fn dir(path: impl AsRef<Path>) -> Self {
-        Rootfs(Source::Dir(path.as_ref().to_owned()).into())
+        Self::of(Source::Dir(path.as_ref().to_owned()))
     }
 
     /// Directories of the host that are stacked, as the layers of an image are: the first is the lowest, and of files
@@ -93,7 +100,24 @@ impl Rootfs {
     ///
     /// Linux 5.11 without root. The marks in attributes other than `opaque` need 6.7.
     pub fn layers<P: AsRef<Path>>(dirs: impl IntoIterator<Item = P>) -> Self {
-        Rootfs(Source::Layers(dirs.into_iter().map(|dir| dir.as_ref().to_owned()).collect()).into())
+        Self::of(Source::Layers(dirs.into_iter().map(|dir| dir.as_ref().to_owned()).collect()))
+    }
+
+    /// The layers of an image, stacked.
+    ///
+    /// They are those of the [`Store`](crate::Store) that has unpacked the image; one that is not unpacked is unpacked into
+    /// the caller's own store ([`Store::open_default`](crate::Store::open_default)) when a command is started.
+    #[cfg(feature = "image")]
+    pub fn image(image: &crate::image::Image) -> Self {
+        Rootfs { image: Some(image.clone()), ..Self::layers::<&Path>([]) }
+    }
+
+    fn of(source: Source) -> Self {
+        Rootfs {
+            root: source.into(),
+            #[cfg(feature = "image")]
+            image: None,
+        }
     }
 
     /// Lets the program write through to the directory. Only for [`dir`](Rootfs::dir).
@@ -121,7 +145,8 @@ impl Rootfs {
     /// Keeps what the program writes in `base`, an existing directory of the caller's, where it is there at the next start.
     ///
     /// In `base` the sandbox makes two directories: `diff`, with what the program has made and changed, and overlayfs's marks for
-    /// what it has removed; and `work`, which is overlayfs's own. While a sandbox runs, it holds a lock (flock(2)) on
+    /// what it has removed; and `work`, which is overlayfs's own, with a
+    /// directory in it that nobody may enter (mode 0). While a sandbox runs, it holds a lock (flock(2)) on
     /// `base`, and the start of another one on it fails. The layers have to be the same at each start.
     ///
     /// What is not protected: `diff` is the program's: names, links, FIFOs and modes in there are its choice.
@@ -153,20 +178,44 @@ impl Rootfs {
     /// Sets how many bytes an [`ephemeral`](Rootfs::ephemeral) or [`copied`](Rootfs::copied) root takes at most, in whole
     /// pages: at least 1, at most 2^63 - 1. The default is 1 GiB.
     pub fn size(mut self, bytes: u64) -> Self {
-        self.0.size = Some(bytes);
+        self.root.size = Some(bytes);
         self
     }
 
     /// Sets how many files and directories such a root takes at most, some of the overlay's own included: at least 1.
     /// The default is 65,536.
     pub fn inodes(mut self, inodes: u64) -> Self {
-        self.0.inodes = Some(inodes);
+        self.root.inodes = Some(inodes);
         self
     }
 
     fn written(mut self, writes: Writes) -> Self {
-        self.0.writes = writes;
+        self.root.writes = writes;
         self
+    }
+
+    /// The smallest root that runs one program of the host: it, its loader and libraries, and a few small files. A script's
+    /// is that of its interpreter. A relative path is taken from the working directory at the time a command is started.
+    ///
+    /// [`Distroless`] says what is in it, and takes more. Needs the feature `image`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use belljar::{Rootfs, Sandbox};
+    ///
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::distroless("/usr/bin/id").with_user("app", 1000)).user(1000, 1000);
+    /// ```
+    #[cfg(feature = "image")]
+    pub fn distroless(program: impl AsRef<Path>) -> Distroless {
+        Distroless::new(program.as_ref())
+    }
+}
+
+#[cfg(feature = "image")]
+impl From<Distroless> for Rootfs {
+    fn from(distroless: Distroless) -> Self {
+        Self::of(Source::Distroless(distroless))
     }
 }
 

@@ -4,6 +4,7 @@
 # usage: tests/make-rootfs.sh DIR [SUITE]
 #
 # More packages come from $INCLUDE, and other architectures than the machine's from $ARCHITECTURES: lists with commas.
+# With VARIANT=extract there are no others, and they are unpacked only.
 # Needs mmdebstrap. Uses the Debian mirror that this machine's apt is configured with.
 set -eu
 
@@ -27,7 +28,7 @@ trap 'rm -rf "$new"' EXIT
 if [ "$(id -u)" = 0 ]; then mode=root; else mode=unshare; chmod 0777 "$new"; fi
 # An empty mirror is mmdebstrap's own default. A mirror that stands still is as good: its signature is checked, its age is
 # no matter here.
-mmdebstrap --quiet --mode="$mode" --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
+mmdebstrap --quiet --mode="$mode" --variant="${VARIANT:-minbase}" --aptopt='Acquire::Check-Valid-Until "false"' \
     ${INCLUDE:+--include="$INCLUDE"} ${ARCHITECTURES:+--architectures="$ARCHITECTURES"} \
     "$suite" "$new" ${mirror:+"$mirror"}
 # Device nodes can't be copied or read by everybody, and a sandbox has its own.

@@ -23,7 +23,7 @@ pub(crate) struct Contender {
 
 impl Contender {
     /// A contender that does not work here is kept, with the reason.
-    fn new(name: &'static str, run: impl Fn() -> Result + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(name: &'static str, run: impl Fn() -> Result + Send + Sync + 'static) -> Self {
         let missing = run().err().map(|error| error.to_string());
         Self { name, run: Box::new(run), missing }
     }
@@ -96,7 +96,7 @@ pub(crate) fn sandbox(name: &'static str, policy: Sandbox) -> Contender {
 
 /// Bubblewrap, with the mounts of the default policy on the host's userland.
 pub(crate) fn bwrap(bench: &Bench) -> Result<Contender> {
-    Ok(bwrap_with("bwrap", bwrap_mounts(bench)?))
+    Ok(bwrap_with("bwrap", bwrap_mounts(bench, &host_policy(bench)?)?))
 }
 
 /// Bubblewrap with these mounts.
@@ -122,14 +122,15 @@ pub(crate) fn host_policy(bench: &Bench) -> Result<Sandbox> {
 ///
 /// What bwrap has no form for is left out, which favours it: the masks, and what its own --proc and --dev do by fewer
 /// mounts. What is a file of belljar's own comes from a file that is there already.
-fn bwrap_mounts(bench: &Bench) -> Result<Vec<OsString>> {
-    let plan = host_policy(bench)?.command(INSIDE).plan()?.to_string();
+pub(crate) fn bwrap_mounts(bench: &Bench, policy: &Sandbox) -> Result<Vec<OsString>> {
+    let plan = policy.command(INSIDE).plan()?.to_string();
     let steps = plan.lines().filter_map(|line| line.trim().strip_prefix("mount "));
     let mut options: Vec<OsString> = Vec::new();
     for step in steps.map(str::trim) {
         let (verb, rest) = step.split_once(' ').unwrap_or((step, ""));
         let option: Vec<OsString> = match (verb, rest) {
             ("bind_ro", _) => two("--ro-bind", rest, " -> ")?,
+            ("bind", _) => two("--bind", rest, " -> ")?,
             ("symlink", _) if rest.contains("<- /dev/") => continue,
             ("symlink", _) => two("--symlink", rest, " <- ")?,
             ("file", _) => {
@@ -167,13 +168,19 @@ fn content(bench: &Bench, path: &str) -> Result<PathBuf> {
 }
 
 fn outcome(sandbox: &Sandbox) -> Result {
-    match sandbox.command(INSIDE).status()? {
+    ended(&mut sandbox.command(INSIDE))
+}
+
+/// Runs a command of belljar's, which is to succeed.
+pub(crate) fn ended(command: &mut belljar::Command) -> Result {
+    match command.status()? {
         outcome if outcome.success() => Ok(()),
         outcome => Err(format!("{outcome:?}").into()),
     }
 }
 
-fn status(command: &mut Command) -> Result {
+/// Runs a command of std's, which is to succeed.
+pub(crate) fn status(command: &mut Command) -> Result {
     match command.status()? {
         status if status.success() => Ok(()),
         status => Err(status.to_string().into()),

@@ -5,9 +5,11 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::time::Duration;
 
 use super::Result;
 
@@ -17,6 +19,16 @@ const PAGE: usize = 4096;
 pub(crate) fn is_root() -> bool {
     // SAFETY: No arguments, and it never fails.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// The time that processors spent on the children of this process that it has waited for, and on theirs.
+pub(crate) fn children_time() -> Result<Duration> {
+    // SAFETY: `struct rusage` holds numbers only, for which all zeros are values.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: The kernel writes one `struct rusage`.
+    check(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) })?;
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    Ok(time(usage.ru_utime) + time(usage.ru_stime))
 }
 
 /// How the kernel backs memory: page tables are what a fork copies, and huge pages need few.

@@ -32,21 +32,27 @@ impl Samples {
 }
 
 /// Runs every contender once in each round, and adds the times to what is there.
+pub(crate) fn interleave(contenders: &[&Contender], rounds: usize, samples: &mut [Samples]) -> Result {
+    in_turns(contenders.len(), rounds, |index| {
+        if let (Some(contender), Some(samples)) = (contenders.get(index), samples.get_mut(index)) {
+            let start = Instant::now();
+            contender.run()?;
+            samples.push(start.elapsed());
+        }
+        Ok(())
+    })
+}
+
+/// Calls `run` with each number below `count` once in each round.
 ///
 /// Interleaved, noise hits all alike; and in an order that changes from round to round, nobody always pays for what
 /// the same contender before it has left to the kernel to clean up.
-pub(crate) fn interleave(contenders: &[&Contender], rounds: usize, samples: &mut [Samples]) -> Result {
-    let mut order: Vec<usize> = (0..contenders.len()).collect();
+pub(crate) fn in_turns(count: usize, rounds: usize, mut run: impl FnMut(usize) -> Result) -> Result {
+    let mut order: Vec<usize> = (0..count).collect();
     let mut random = Random::default();
     for _ in 0..rounds {
         random.shuffle(&mut order);
-        for index in &order {
-            if let (Some(contender), Some(samples)) = (contenders.get(*index), samples.get_mut(*index)) {
-                let start = Instant::now();
-                contender.run()?;
-                samples.push(start.elapsed());
-            }
-        }
+        order.iter().try_for_each(|index| run(*index))?;
     }
     Ok(())
 }

@@ -135,7 +135,8 @@ impl Layers {
             // From Linux 6.7 on, in a directory that says so.
             FileType::File if meta.size == 0 => {
                 let (above, _) = split(path);
-                Ok(self.mark(layer, path, c"user.overlay.whiteout")?.is_some() && self.opaque(layer, above)? == Some(b'x'))
+                Ok(self.mark(layer, path, c"user.overlay.whiteout")?.is_some()
+                    && self.opaque(layer, above)? == Some(b'x'))
             }
             _ => Ok(false),
         }
@@ -189,8 +190,9 @@ impl Layers {
         for layer in dirs {
             let Some(opened) = self.open(*layer, path, libc::O_RDONLY | libc::O_DIRECTORY)? else { continue };
             let failed = |errno: nix::Error| at(path, errno as i32);
-            let mut dir = Dir::openat(&opened, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-                .map_err(failed)?;
+            let mut dir =
+                Dir::openat(&opened, c".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                    .map_err(failed)?;
             for entry in dir.iter() {
                 let entry = entry.map_err(failed)?;
                 let name = entry.file_name().to_bytes();

@@ -261,7 +261,9 @@ impl<'a> Count<'a> {
         self.names = self.names.saturating_add(path as u64);
         let many = self.entries > self.limits.entries || self.names > self.limits.entries.saturating_mul(64);
         match many {
-            true => Err(exceeded(format!("there are more than {} files, or their names are too long", self.limits.entries))),
+            true => {
+                Err(exceeded(format!("there are more than {} files, or their names are too long", self.limits.entries)))
+            }
             false => Ok(()),
         }
     }
@@ -285,7 +287,9 @@ fn exceeded(cause: String) -> Error {
 /// An error about a path inside.
 pub(crate) fn at(path: &[u8], errno: i32) -> Error {
     let hint = match errno {
-        libc::EACCES | libc::EPERM => "the caller may not read it: it belongs to another of the mapped ids, or its mode forbids it",
+        libc::EACCES | libc::EPERM => {
+            "the caller may not read it: it belongs to another of the mapped ids, or its mode forbids it"
+        }
         libc::ELOOP => "symbolic links are not followed: the program may have left them",
         libc::ENAMETOOLONG => "the program has made a path that is longer than a path may be",
         _ => "",

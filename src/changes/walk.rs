@@ -117,9 +117,7 @@ impl Walk<'_> {
             (None, None) => return Ok(None),
             (None, Some(before)) => (&before.meta, Some(ChangeKind::Deleted)),
             (Some(now), None) => (now, Some(ChangeKind::Added)),
-            (Some(now), Some(before)) => {
-                (now, (!self.is_same(&path, now, before)?).then_some(ChangeKind::Modified))
-            }
+            (Some(now), Some(before)) => (now, (!self.is_same(&path, now, before)?).then_some(ChangeKind::Modified)),
         };
         let dirs = before.as_ref().map_or(&[][..], |before| before.dirs.as_slice());
         let is_dir = now.is_some_and(|now| now.is_dir());
@@ -147,7 +145,9 @@ impl Walk<'_> {
                 Ok(told(now) == told(meta) && self.same_attributes(path, layer)?.unwrap_or(true))
             }
             _ if !now.resembles(meta) => Ok(false),
-            FileType::File => Ok(self.same_attributes(path, layer)?.unwrap_or(false) && self.same_content(path, layer)?),
+            FileType::File => {
+                Ok(self.same_attributes(path, layer)?.unwrap_or(false) && self.same_content(path, layer)?)
+            }
             FileType::Symlink => Ok(self.layers.link(UPPER, path)? == self.layers.link(layer, path)?),
             _ => Ok(true),
         }

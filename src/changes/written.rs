@@ -1,8 +1,10 @@
 //! What a run leaves behind: the upper directory, and what lies below it.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::FileType;
 use super::layers::Layers;
@@ -23,12 +25,15 @@ pub(crate) struct Written {
     pub(super) places: BTreeMap<Vec<u8>, FileType>,
     /// Maps of user and group ids: inside, outside, count. None where ids are the host's.
     ids: Option<[Vec<[u32; 3]>; 2]>,
+    /// What holds the layers of an image in their store.
+    _keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Written {
     /// `base` is what the plan has the program's changes kept in.
     pub(crate) fn new(base: OwnedFd, plan: &Plan) -> Self {
-        let mut written = Self { base, lowers: Vec::new(), places: BTreeMap::new(), ids: plan.ids.clone() };
+        let (ids, _keeps) = (plan.ids.clone(), plan.keeps.clone());
+        let mut written = Self { base, lowers: Vec::new(), places: BTreeMap::new(), ids, _keeps };
         for step in &plan.steps {
             match step {
                 Step::RootOverlay { upper: Upper::Tmpfs { .. } | Upper::Kept { .. }, lowers } => {

@@ -9,9 +9,8 @@ use std::os::unix::fs::FileExt;
 
 use tar::{EntryType, Header, PaxExtensions};
 
-use super::{digest, invalid};
+use super::{digest, invalid, shown};
 use crate::error::{Error, Result};
-use crate::plan::Escaped;
 
 const BLOCK: u64 = 512;
 
@@ -20,6 +19,9 @@ const ENTRIES_MAX: usize = 65_536;
 
 /// The longest name: the kernel's PATH_MAX.
 const NAME_MAX: usize = 4096;
+
+/// The most that all names have together.
+const NAMES_MAX: usize = 8 << 20;
 
 /// The most that extended headers of one member have.
 const EXTENDED_MAX: u64 = 65_536;
@@ -33,6 +35,8 @@ const NO_FILE: &str = "it has content, and is no file";
 #[derive(Debug, Default)]
 pub(super) struct Archive {
     members: HashMap<Vec<u8>, Member>,
+    /// The bytes of all names, which are kept in memory.
+    names: usize,
 }
 
 #[derive(Debug)]
@@ -76,15 +80,15 @@ impl Archive {
     pub(super) fn file(&self, name: &str) -> Result<Option<Extent>> {
         match self.members.get(name.as_bytes()) {
             Some(Member::File(extent)) => Ok(Some(*extent)),
-            Some(Member::Link(_)) => Err(invalid(Escaped(name.as_bytes()).to_string(), "it is a link")),
+            Some(Member::Link(_)) => Err(invalid(shown(name), "it is a link")),
             None => Ok(None),
         }
     }
 
     /// The regular file of this name, or that links of this name lead to within the archive; and its own name.
     pub(super) fn follow(&self, name: &str) -> Result<Option<String>> {
-        let shown = || Escaped(name.as_bytes()).to_string();
-        let mut real = plain(name.as_bytes(), b"").map_err(|cause| invalid(shown(), cause))?;
+        let words = || shown(name);
+        let mut real = plain(name.as_bytes(), b"").map_err(|cause| invalid(words(), cause))?;
         for _ in 0..LINKS_MAX {
             match self.members.get(&real) {
                 Some(Member::Link(target)) => real.clone_from(target),
@@ -92,7 +96,7 @@ impl Archive {
                 None => return Ok(None),
             }
         }
-        Err(invalid(shown(), format!("more than {LINKS_MAX} links lead there")))
+        Err(invalid(words(), format!("more than {LINKS_MAX} links lead there")))
     }
 
     fn add(&mut self, header: &Header, extended: Extended, extent: Extent, at: u64) -> Result<()> {
@@ -111,7 +115,11 @@ impl Archive {
             }
             _ => return Ok(()),
         };
-        let words = Escaped(&named).to_string();
+        self.names += named.len() + if let Member::Link(target) = &member { target.len() } else { 0 };
+        if self.names > NAMES_MAX {
+            return Err(invalid("archive", format!("the names have more than {NAMES_MAX} bytes")));
+        }
+        let words = shown(&named);
         match self.members.insert(named, member) {
             Some(_) => Err(broken(at, &format!("there is a second \"{words}\""))),
             None => Ok(()),
@@ -173,7 +181,7 @@ impl Extended {
             let (key, value) = (record.key_bytes(), record.value_bytes());
             let is_ours = matches!(key, b"path" | b"linkpath" | b"size");
             if key.starts_with(b"GNU.sparse.") || (global && is_ours) {
-                return Err(broken(at, &format!("{} is not supported", Escaped(key))));
+                return Err(broken(at, &format!("{} is not supported", shown(key))));
             }
             match key {
                 b"path" => self.name = Some(value.to_vec()),
@@ -357,6 +365,16 @@ mod tests {
             let error = scan(&bytes).unwrap_err().to_string();
             assert!(error.contains(cause), "{error}: not {cause}");
         }
+        let long = vec![b'n'; 4000];
+        let entries = (0..3000).flat_map(|number| {
+            let name = format!("{number:05}");
+            let long = [name.as_bytes(), &long].concat();
+            [(b'L', "l", "", long), (b'0', "a", "", Vec::new())]
+        });
+        let entries: Vec<_> = entries.collect();
+        let named: Vec<_> =
+            entries.iter().map(|(kind, name, link, text)| (*kind, *name, *link, text.as_slice())).collect();
+        assert!(scan(&archive(&named)).unwrap_err().to_string().contains("more than 8388608 bytes"));
         let many = archive(&vec![(b'5', "d", "", &b""[..]); ENTRIES_MAX + 1]);
         assert!(scan(&many).unwrap_err().to_string().contains("more than 65536 entries"));
     }

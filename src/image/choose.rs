@@ -2,12 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::invalid;
 use super::load::{Candidate, Content, Loaded};
 use super::platform::Platform;
 use super::source::Source;
+use super::{invalid, shown};
 use crate::error::{Error, Result};
-use crate::plan::Escaped;
 
 /// How many images an error lists.
 const LISTED: usize = 20;
@@ -98,8 +97,11 @@ impl Known {
 
 fn describe(candidate: &Candidate, platform: Option<&Platform>) -> String {
     let name = candidate.names.first().map_or("(no name)", String::as_str);
-    let platform = platform.or(candidate.platform.as_ref()).map(|platform| format!(" {platform}")).unwrap_or_default();
-    format!("{}{platform} {}", Escaped(name.as_bytes()), Escaped(candidate.identity().as_bytes()))
+    let platform = platform
+        .or(candidate.platform.as_ref())
+        .map(|platform| format!(" {}", shown(platform.to_string())))
+        .unwrap_or_default();
+    format!("{}{platform} {}", shown(name), shown(candidate.identity()))
 }
 
 /// Whether two names are the same, with what docker leaves out.
@@ -128,7 +130,7 @@ fn undecided(how_many: &str, found: impl Iterator<Item = String>, asked: &Asked<
     if more > 0 {
         list.push(format!("and {more} more"));
     }
-    let named = asked.reference.map(|reference| format!(" named \"{}\"", Escaped(reference.as_bytes())));
+    let named = asked.reference.map(|reference| format!(" named \"{}\"", shown(reference)));
     let wanted = format!("{}{}", asked.platform, named.unwrap_or_default());
     let cause = match list.is_empty() {
         true => "it has no image".to_owned(),

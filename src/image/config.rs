@@ -8,9 +8,8 @@ use serde::de::IgnoredAny;
 
 use super::digest::Digest;
 use super::platform::Platform;
-use super::{document, invalid, signal};
+use super::{document, invalid, shown, signal};
 use crate::error::Result;
-use crate::plan::Escaped;
 
 /// The configuration of an image: what its author has set for whoever runs it.
 ///
@@ -87,7 +86,7 @@ impl ImageConfig {
         let env = settings.env.unwrap_or_default().into_iter().map(|line| variable(name, &line));
         let stop_signal = settings.stop_signal.filter(|text| !text.is_empty());
         let stop_signal = stop_signal.map(|text| {
-            let cause = || format!("StopSignal: \"{}\" is no signal", Escaped(text.as_bytes()));
+            let cause = || format!("StopSignal: \"{}\" is no signal", shown(text.as_bytes()));
             signal::parse(&text).ok_or_else(|| invalid(name, cause()))
         });
         Ok(Self {
@@ -108,10 +107,7 @@ impl ImageConfig {
 
 /// A line of Env.
 fn variable(file: &str, line: &str) -> Result<(String, String)> {
-    let wrong = |cause: &str| {
-        let short: String = line.chars().take(80).collect();
-        Err(invalid(file, format!("Env: \"{}\" {cause}", Escaped(short.as_bytes()))))
-    };
+    let wrong = |cause: &str| Err(invalid(file, format!("Env: \"{}\" {cause}", shown(line))));
     match line.split_once('=') {
         _ if line.contains('\0') => wrong("has a zero byte"),
         Some(("", _)) | None => wrong("is not a name, =, and a value"),

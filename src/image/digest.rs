@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256, Sha512};
 
-use crate::error::{Error, ErrorKind, Layer, Result};
-use crate::plan::Escaped;
+use super::{invalid, shown};
+use crate::error::{Error, Layer, Result};
 
 /// The name of some content: `sha256:` or `sha512:`, and the hash in lower case hexadecimal digits, nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,10 +48,7 @@ impl FromStr for Digest {
             ALGORITHMS.contains(&(algorithm, digits.len())) && digits.bytes().all(is_digit)
         });
         if !known {
-            // Whatever was written there may be long.
-            let shown: String = text.chars().take(160).collect();
-            let cause = format!("\"{}\" is not sha256: or sha512: with its digits", Escaped(shown.as_bytes()));
-            return Err(Error::new(Layer::Image, ErrorKind::InvalidImage, "digest", cause));
+            return Err(invalid("digest", format!("\"{}\" is not sha256: or sha512: with its digits", shown(text))));
         }
         Ok(Self(text.into()))
     }
@@ -122,7 +119,7 @@ impl<R: Read> Verified<R> {
     }
 
     fn fail(&self, cause: String) -> io::Error {
-        Error::new(Layer::Image, ErrorKind::InvalidImage, format!("read {}", self.expected), cause).into()
+        invalid(format!("read {}", self.expected), cause).into()
     }
 
     fn check_end(&mut self) -> io::Result<usize> {
@@ -170,7 +167,7 @@ pub(crate) fn error(step: impl Into<String>, error: io::Error) -> Error {
         Ok(ours) => ours,
         Err(other) => match other.raw_os_error() {
             Some(errno) => Error::os(Layer::Image, step, errno),
-            None => Error::new(Layer::Image, ErrorKind::InvalidImage, step, other.to_string()),
+            None => invalid(step, other.to_string()),
         },
     }
 }
@@ -178,6 +175,7 @@ pub(crate) fn error(step: impl Into<String>, error: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     /// sha256sum(1) of "abc" and of nothing, sha512sum(1) of "abc".
     const ABC: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

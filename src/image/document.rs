@@ -6,10 +6,9 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::invalid;
 use super::platform::Platform;
+use super::{invalid, shown};
 use crate::error::Result;
-use crate::plan::Escaped;
 
 const INDEX: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
@@ -33,6 +32,9 @@ const COMPRESSIONS: [&str; 5] = ["", "+gzip", "+zstd", ".gzip", ".zstd"];
 
 /// The names that an image goes by: the one with the registry first.
 const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+
+/// The longest name: registries take less than half of that.
+const NAME_MAX: usize = 1024;
 
 /// The name of a blob, and what it is said to be.
 #[derive(Clone, Debug, Deserialize)]
@@ -64,9 +66,15 @@ impl Descriptor {
         rest.is_some_and(|compression| COMPRESSIONS.contains(&compression))
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    /// The names that the image goes by. All images of an index have its names, so that they can't be long.
+    pub(super) fn names(&self) -> Result<Vec<String>> {
         let annotations = self.annotations.iter();
-        annotations.flat_map(|all| NAMES.iter().filter_map(|name| all.get(*name))).cloned().collect()
+        let names = annotations.flat_map(|all| NAMES.iter().filter_map(|name| all.get(*name)));
+        let checked = names.map(|name| match name.len() > NAME_MAX {
+            true => Err(invalid(shown(name), format!("a name has {NAME_MAX} bytes at most"))),
+            false => Ok(name.clone()),
+        });
+        checked.collect()
     }
 }
 
@@ -109,9 +117,7 @@ struct LayoutFile {
 pub(super) fn json<T: DeserializeOwned>(name: &str, content: &[u8]) -> Result<T> {
     serde_json::from_slice(content).map_err(|error| {
         // What is cited in it is the document's.
-        let cause = error.to_string();
-        let short: String = cause.chars().take(300).collect();
-        invalid(Escaped(name.as_bytes()).to_string(), Escaped(short.as_bytes()).to_string())
+        invalid(shown(name), shown(error.to_string()))
     })
 }
 
@@ -156,7 +162,7 @@ impl Document {
         let agrees = |own: &str| said.map_or(known.contains(&own), |said| said == own);
         match own {
             Some(own) if !agrees(own) => {
-                let cause = format!("it calls itself \"{}\", and is named as another type", Escaped(own.as_bytes()));
+                let cause = format!("it calls itself \"{}\", and is named as another type", shown(own));
                 Err(invalid(name, cause))
             }
             _ => Ok(()),

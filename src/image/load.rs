@@ -5,11 +5,10 @@ use super::digest::{self, Digest};
 use super::document::{self, Descriptor, DockerImage};
 use super::platform::Platform;
 use super::source::{Section, Source, blob_name};
-use super::{LayerInfo, invalid};
+use super::{LayerInfo, invalid, shown};
 use crate::error::Result;
-use crate::plan::Escaped;
 
-/// The most layers: what the kernel's overlay takes (`OVL_MAX_STACK`, Linux 5.15 to 6.18).
+/// The most layers: what the kernel's overlay takes, `OVL_MAX_STACK`.
 const LAYERS_MAX: usize = 500;
 
 /// How deep indexes are nested: tools write two.
@@ -97,7 +96,7 @@ impl Walk<'_> {
                 return Err(too_many());
             }
             let digest: Digest = descriptor.digest.parse()?;
-            let own = descriptor.names();
+            let own = descriptor.names()?;
             let names = if own.is_empty() { names } else { &own };
             if descriptor.is_index() {
                 // A circle would need an index that has its own digest in it; but a chain can be of any length.
@@ -145,7 +144,7 @@ fn load_manifest(source: &Source, digest: &Digest, size: u64, media_type: &str) 
 fn oci_layer(source: &Source, layer: Descriptor, diff_id: &Digest) -> Result<LayerInfo> {
     let digest: Digest = layer.digest.parse()?;
     if !layer.is_layer() {
-        let cause = format!("a layer of type \"{}\" is not supported", Escaped(layer.media_type.as_bytes()));
+        let cause = format!("a layer of type \"{}\" is not supported", shown(layer.media_type));
         return Err(invalid(digest.to_string(), cause));
     }
     source.blob(&digest, layer.size)?;
@@ -155,7 +154,7 @@ fn oci_layer(source: &Source, layer: Descriptor, diff_id: &Digest) -> Result<Lay
 
 /// An image of a docker archive, where names of files stand in place of digests.
 fn load_docker(source: &Source, image: &DockerImage) -> Result<Loaded> {
-    let name = Escaped(image.config.as_bytes()).to_string();
+    let name = shown(&image.config);
     let section = source.file(&image.config)?.ok_or_else(|| invalid(name.as_str(), "there is no such file"))?;
     let content = section.document(&image.config)?;
     let digest = digest_in(&image.config).unwrap_or_else(|| Digest::of(&content));
@@ -180,14 +179,13 @@ fn digest_in(name: &str) -> Option<Digest> {
 /// A layer of a docker archive. Engines store it plain, and so it has the digest of its content. Other tools compress it:
 /// then it has to be read once for its digest.
 fn docker_layer(source: &Source, file: &str, diff_id: &Digest) -> Result<LayerInfo> {
-    let shown = || Escaped(file.as_bytes()).to_string();
-    let missing = || invalid(shown(), "there is no such file");
+    let missing = || invalid(shown(file), "there is no such file");
     let name = source.follow(file)?.ok_or_else(missing)?;
     let section = source.file(&name)?.ok_or_else(missing)?;
     let size = section.size();
     let compressed = section.starts_with(b"\x1f\x8b") || section.starts_with(b"\x28\xb5\x2f\xfd");
     let digest = match compressed {
-        true => digest::of_reader(section).map_err(|error| digest::error(shown(), error))?,
+        true => digest::of_reader(section).map_err(|error| digest::error(shown(file), error))?,
         false => diff_id.clone(),
     };
     Ok(LayerInfo { name, digest, diff_id: diff_id.clone(), size, media_type: String::new() })

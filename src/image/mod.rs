@@ -18,6 +18,7 @@ mod store;
 mod users;
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -26,13 +27,13 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Escaped;
 pub use config::ImageConfig;
-pub use layer::UnpackLimits;
-pub use store::{Collected, Ownership, Progress, Store};
-pub(crate) use store::Stored;
 use digest::{Digest, Verified};
+pub use layer::UnpackLimits;
 use load::Loaded;
-pub(crate) use run::settle;
+pub(crate) use run::{Settled, settle};
 use source::{Section, Source};
+pub(crate) use store::Stored;
+pub use store::{Collected, Ownership, Progress, Store};
 
 /// An image: layers, one over the other, and how its author means it to be run.
 ///
@@ -202,6 +203,21 @@ impl Image {
     }
 }
 
+impl PartialEq for Image {
+    /// By the digest of the manifest, which says all of it.
+    fn eq(&self, other: &Self) -> bool {
+        self.digest() == other.digest()
+    }
+}
+
+impl Eq for Image {}
+
+impl Hash for Image {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest().hash(state);
+    }
+}
+
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Image")
@@ -274,6 +290,18 @@ impl Read for LayerBlob {
         self.content.read(buffer)
     }
 }
+
+/// Words of an image's, for those of ours: they may be long, and made for a terminal.
+fn shown(text: impl AsRef<[u8]>) -> String {
+    let bytes = text.as_ref();
+    match bytes.get(..SHOWN) {
+        Some(start) if bytes.len() > SHOWN => format!("{}...", Escaped(start)),
+        _ => Escaped(bytes).to_string(),
+    }
+}
+
+/// How many bytes of an image's words are cited.
+const SHOWN: usize = 200;
 
 /// Something about an image that is not as it has to be.
 fn invalid(step: impl Into<String>, cause: impl Into<String>) -> Error {

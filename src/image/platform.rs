@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::shown;
 use crate::error::{Error, Layer, Result};
 use crate::plan::Escaped;
 
@@ -71,7 +72,7 @@ impl FromStr for Platform {
             _ => ("", "", ""),
         };
         if os.is_empty() || architecture.is_empty() {
-            let cause = format!("\"{}\" is not os/architecture or os/architecture/variant", Escaped(text.as_bytes()));
+            let cause = format!("\"{}\" is not os/architecture or os/architecture/variant", shown(text));
             return Err(Error::invalid(Layer::Image, "platform", cause)
                 .with_hint("for example linux/amd64, linux/arm64 or linux/arm/v7"));
         }

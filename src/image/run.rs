@@ -4,18 +4,18 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use super::config::ImageConfig;
 use super::users::Accounts;
-use super::{Image, digest, invalid};
+use super::{Image, Store, Stored, digest, invalid, shown};
 use crate::command::Command;
 use crate::error::{Error, Layer, Result};
 use crate::layer::mount::{Mount, Source, Tmpfs};
-use crate::plan::Escaped;
+use crate::rootfs::Rootfs;
 use crate::sandbox::Sandbox;
 
 /// How many volumes are mounted: images have a few.
@@ -27,7 +27,8 @@ const RESERVED: [&str; 3] = ["/proc", "/dev", "/sys"];
 impl Sandbox {
     /// The default policy, with what the image says about how it is run. Whatever the caller sets goes before that.
     ///
-    /// - **Root**: it is set by [`rootfs`](Sandbox::rootfs), to where the layers are unpacked.
+    /// - **Root**: its layers, read-only: [`Rootfs::image`]. To let the program write there, set
+    ///   [`rootfs`](Sandbox::rootfs) to [`Rootfs::image`] with [`ephemeral`](Rootfs::ephemeral), for example.
     /// - **Env**: every [`command`](Sandbox::command) has it, over the documented minimum.
     /// - **Entrypoint** and **Cmd**: [`default_command`](Sandbox::default_command) and
     ///   [`entrypoint`](Sandbox::entrypoint) run them; `command` runs something else.
@@ -46,8 +47,7 @@ impl Sandbox {
     /// use belljar::{Image, Sandbox};
     ///
     /// let image = Image::open("app.tar")?;
-    /// let sandbox = Sandbox::from_image(&image).rootfs("/srv/app");
-    /// let outcome = sandbox.default_command()?.status()?;
+    /// let outcome = Sandbox::from_image(&image).default_command()?.status()?;
     /// # Ok::<(), belljar::Error>(())
     /// ```
     pub fn from_image(image: &Image) -> Self {
@@ -91,41 +91,75 @@ impl Sandbox {
     }
 }
 
-/// A command with all that its image says filled in where the caller has said nothing. None without an image.
-pub(crate) fn settle(command: &Command) -> Result<Option<Command>> {
-    let Some(image) = &command.sandbox.image else { return Ok(None) };
-    let mut settled = command.clone();
-    settled.sandbox.image = None;
-    let config = image.config();
-    let root = command.sandbox.rootfs.as_ref().ok_or_else(|| {
-        Error::invalid(Layer::Image, "root", "the image's layers are not unpacked")
-            .with_hint("set the directory that they are unpacked to: sandbox.rootfs(..)")
-    })?;
+/// What is known of a command once the images in its policy are looked at.
+pub(crate) struct Settled {
+    pub(crate) command: Command,
+    /// What keeps the layers where they are.
+    pub(crate) stored: Option<Arc<Stored>>,
+}
+
+/// A command with all that its image says filled in where the caller has said nothing, and with the layers of its root.
+/// None without an image.
+pub(crate) fn settle(command: &Command) -> Result<Option<Settled>> {
+    let Sandbox { image, rootfs, .. } = &command.sandbox;
+    let own = || image.as_ref().map(Rootfs::image);
+    let Some(rootfs) = rootfs.clone().or_else(own) else { return Ok(None) };
+    if image.is_none() && rootfs.image.is_none() {
+        return Ok(None);
+    }
+    let mut command = command.clone();
+    let (root, stored) = layers(rootfs)?;
+    if let Some(image) = command.sandbox.image.take() {
+        fill(&mut command, image.config(), &root.root.source)?;
+    }
+    command.sandbox.rootfs = Some(root);
+    Ok(Some(Settled { command, stored }))
+}
+
+/// A root with directories in place of an image.
+fn layers(mut root: Rootfs) -> Result<(Rootfs, Option<Arc<Stored>>)> {
+    let Some(image) = root.image.take() else { return Ok((root, None)) };
+    let image = match image.stored() {
+        Some(_) => image,
+        None => Store::open_default()?.unpack(&image)?,
+    };
+    let stored = image.stored().cloned();
+    root.root.source = Source::Layers(stored.iter().flat_map(|stored| stored.dirs.clone()).collect());
+    Ok((root, stored))
+}
+
+/// Fills in what the caller has left open.
+fn fill(command: &mut Command, config: &ImageConfig, root: &Source) -> Result<()> {
     if command.sandbox.ids.user.is_none() {
-        settled.sandbox.ids.user = Some(user(config, &root.0)?);
+        command.sandbox.ids.user = Some(user(config, root)?);
     }
     let mut mounts = volumes(config, &command.sandbox.mounts)?;
-    mounts.extend_from_slice(&command.sandbox.mounts);
+    mounts.append(&mut command.sandbox.mounts);
     if command.directory.is_none() {
-        settled.directory = working_dir(config)?;
+        command.directory = working_dir(config)?;
         // Last, so that it is made in what is mounted above it.
-        mounts.extend(settled.directory.clone().filter(|dir| dir != Path::new("/")).map(Mount::Dir));
+        mounts.extend(command.directory.clone().filter(|dir| dir != Path::new("/")).map(Mount::Dir));
     }
-    settled.sandbox.mounts = mounts;
-    Ok(Some(settled))
+    command.sandbox.mounts = mounts;
+    Ok(())
 }
 
 /// The ids of the image's user; the files are only looked at where they are needed.
 fn user(config: &ImageConfig, root: &Source) -> Result<(u32, u32)> {
-    let accounts = match root {
-        Source::Dir(path) if !config.user().is_empty() => {
-            let dir = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path);
-            let dir = dir.map_err(|error| digest::error("User", error).with_path(path))?;
-            Accounts::read(dir.as_fd())?
-        }
-        _ => Accounts::default(),
+    let dirs: &[PathBuf] = match root {
+        _ if config.user().is_empty() => &[],
+        Source::Dir(dir) => std::slice::from_ref(dir),
+        Source::Layers(dirs) => dirs,
+        // The host's accounts are not the image's.
+        Source::Empty | Source::Host | Source::Distroless(_) => &[],
     };
-    accounts.resolve(config.user())
+    let open = |dir: &PathBuf| {
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir);
+        opened.map_err(|error| digest::error("User", error).with_path(dir))
+    };
+    // The uppermost has the last word.
+    let dirs = dirs.iter().rev().map(open).collect::<Result<Vec<_>>>()?;
+    Accounts::read(&dirs)?.resolve(config.user())
 }
 
 fn volumes(config: &ImageConfig, mounts: &[Mount]) -> Result<Vec<Mount>> {
@@ -153,9 +187,8 @@ fn working_dir(config: &ImageConfig) -> Result<Option<PathBuf>> {
 /// host's directories: CVE-2024-21626.
 fn place(field: &str, path: &Path) -> Result<PathBuf> {
     let wrong = |cause: &str| {
-        let bytes = path.as_os_str().as_bytes();
-        let shown = Escaped(bytes.get(..bytes.len().min(200)).unwrap_or_default());
-        Err(invalid(field, format!("\"{shown}\" {cause}")).with_path(path))
+        let cause = format!("\"{}\" {cause}", shown(path.as_os_str().as_bytes()));
+        Err(invalid(field, cause).with_path(path))
     };
     if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
         return wrong("is not an absolute path without \"..\"");

@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use super::archive::{Archive, Extent};
 use super::digest::{self, Digest};
-use super::invalid;
+use super::{invalid, shown};
 use crate::error::{Error, Layer, Result};
-use crate::plan::Escaped;
 use crate::sys::{self, Errno};
 
 /// The most that an index, a manifest or a configuration has: what registries take.
@@ -117,13 +116,12 @@ impl Section {
 
     /// All of it, if it is no longer than a document may be.
     pub(super) fn document(mut self, name: &str) -> Result<Vec<u8>> {
-        let shown = || Escaped(name.as_bytes()).to_string();
         if self.size() > DOCUMENT_MAX {
             let cause = format!("it has {} bytes: a document has {DOCUMENT_MAX} at most", self.size());
-            return Err(invalid(shown(), cause));
+            return Err(invalid(shown(name), cause));
         }
         let mut content = vec![0; self.size() as usize];
-        self.read_exact(&mut content).map_err(|error| digest::error(shown(), error))?;
+        self.read_exact(&mut content).map_err(|error| digest::error(shown(name), error))?;
         Ok(content)
     }
 }
@@ -139,21 +137,20 @@ impl Read for Section {
 
 /// A regular file below a directory. Whoever has made the directory chose what is in it: a link could lead anywhere.
 fn file_below(dir: &OwnedFd, name: &str) -> Result<Option<Section>> {
-    let shown = || Escaped(name.as_bytes()).to_string();
-    let path = CString::new(name).map_err(|_| invalid(shown(), "the name has a zero byte"))?;
+    let path = CString::new(name).map_err(|_| invalid(shown(name), "the name has a zero byte"))?;
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
     let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
     let file: OwnedFd = match sys::openat2(dir.as_fd(), &path, flags, 0, resolve) {
         Ok(file) => file.into(),
         Err(Errno(libc::ENOENT)) => return Ok(None),
-        Err(Errno(libc::ELOOP)) => return Err(invalid(shown(), "it is a symbolic link, or lies below one")),
-        Err(Errno(errno)) => return Err(Error::os(Layer::Image, shown(), errno)),
+        Err(Errno(libc::ELOOP)) => return Err(invalid(shown(name), "it is a symbolic link, or lies below one")),
+        Err(Errno(errno)) => return Err(Error::os(Layer::Image, shown(name), errno)),
     };
     let file = File::from(file);
-    let metadata = file.metadata().map_err(|error| digest::error(shown(), error))?;
+    let metadata = file.metadata().map_err(|error| digest::error(shown(name), error))?;
     match metadata.is_file() {
         true => Ok(Some(Section { file: Arc::new(file), at: 0, end: metadata.len() })),
-        false => Err(invalid(shown(), "it is no regular file")),
+        false => Err(invalid(shown(name), "it is no regular file")),
     }
 }
 

@@ -4,11 +4,10 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{digest, invalid};
+use super::{digest, invalid, shown};
 use crate::error::{Error, Layer, Result};
-use crate::plan::Escaped;
 use crate::sys::{self, Errno};
 
 /// The most that is read of either file. A line can't be longer.
@@ -29,9 +28,9 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    /// Reads them in a root file system, which may have been made to lead elsewhere.
-    pub(super) fn read(root: BorrowedFd<'_>) -> Result<Self> {
-        Ok(Self { passwd: read_file(root, c"etc/passwd")?, group: read_file(root, c"etc/group")? })
+    /// Reads them in a root file system, made of layers that may have been made to lead elsewhere: the uppermost first.
+    pub(super) fn read(layers: &[impl AsFd]) -> Result<Self> {
+        Ok(Self { passwd: read_first(layers, c"etc/passwd")?, group: read_first(layers, c"etc/group")? })
     }
 
     /// The ids of `user`: `""` (root), `user` or `user:group`, each a number or a name.
@@ -43,7 +42,7 @@ impl Accounts {
         }
         let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
         let unknown = |what: &str, name: &str| {
-            let cause = format!("the image's /etc/{what} has no \"{}\"", Escaped(name.as_bytes()));
+            let cause = format!("the image's /etc/{what} has no \"{}\"", shown(name));
             Err(invalid("User", cause).with_path(format!("/etc/{what}")))
         };
         let (uid, own_gid) = match id(name)? {
@@ -75,17 +74,17 @@ impl Accounts {
 }
 
 fn id(text: &str) -> Result<Id<'_>> {
-    let shown: String = text.chars().take(80).collect();
-    let shown = Escaped(shown.as_bytes());
     if text.is_empty() || text.contains(|char: char| char == ':' || char.is_control()) {
-        return Err(invalid("User", format!("\"{shown}\" is neither a number nor a name")));
+        return Err(invalid("User", format!("\"{}\" is neither a number nor a name", shown(text))));
     }
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(Id::Name(text));
     }
     // The last number of 32 bits stands for "no id" in system calls.
     let number = text.parse().ok().filter(|number| *number != u32::MAX);
-    number.map(Id::Number).ok_or_else(|| invalid("User", format!("{shown} is not an id: they end at 4294967294")))
+    number
+        .map(Id::Number)
+        .ok_or_else(|| invalid("User", format!("{} is not an id: they end at 4294967294", shown(text))))
 }
 
 /// A line of either file: `name:password:id`, and in passwd(5) the id of the group. Lines without that are passed over,
@@ -109,13 +108,25 @@ fn entries(content: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
-fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Vec<u8>> {
-    let step = || format!("read /{}", Escaped(path.to_bytes()));
+/// The file of the uppermost layer that has one, or has the mark of one that is removed.
+fn read_first(layers: &[impl AsFd], path: &CStr) -> Result<Vec<u8>> {
+    for layer in layers {
+        if let Some(content) = read_file(layer.as_fd(), path)? {
+            return Ok(content);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Option<Vec<u8>>> {
+    let step = || format!("read /{}", shown(path.to_bytes()));
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
     let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
     let file: OwnedFd = match sys::openat2(root, path, flags, 0, resolve) {
         Ok(file) => file.into(),
-        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(Vec::new()),
+        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(None),
+        // A device 0/0 has no driver.
+        Err(Errno(libc::ENXIO)) => return Ok(Some(Vec::new())),
         Err(Errno(errno)) => return Err(Error::os(Layer::Image, step(), errno)),
     };
     let file = File::from(file);
@@ -127,7 +138,7 @@ fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Vec<u8>> {
     file.take(FILE_MAX + 1).read_to_end(&mut content).map_err(|error| digest::error(step(), error))?;
     match content.len() as u64 > FILE_MAX {
         true => Err(invalid(step(), format!("it has more than {FILE_MAX} bytes"))),
-        false => Ok(content),
+        false => Ok(Some(content)),
     }
 }
 
@@ -194,7 +205,7 @@ mod tests {
     fn the_files_are_those_of_the_root_and_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let root: OwnedFd = File::open(dir.path()).unwrap().into();
-        let read = || Accounts::read(root.as_fd());
+        let read = || Accounts::read(&[root.as_fd()]);
         assert!(read().unwrap().passwd.is_empty());
         let (etc, passwd) = (dir.path().join("etc"), dir.path().join("etc/passwd"));
         std::fs::create_dir(&etc).unwrap();

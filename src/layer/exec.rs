@@ -1,7 +1,7 @@
 //! The program: its arguments, its environment, and where it is looked for.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
@@ -34,12 +34,16 @@ pub(crate) struct Program<'a> {
 }
 
 impl Program<'_> {
+    /// The look at what is to be executed, in a root where that may be a link of /proc.
+    pub(crate) fn lower_look(&self, directory: &CStr, steps: &mut Vec<Step>) -> Result<()> {
+        let (program, candidates) = (self.name()?, self.candidates()?);
+        steps.push(Step::Look { program, directory: directory.to_owned(), candidates });
+        Ok(())
+    }
+
     /// The one step that does not return.
     pub(crate) fn lower(self, steps: &mut Vec<Step>) -> Result<()> {
-        if self.program.is_empty() {
-            return Err(Error::invalid(Layer::Exec, "execve", "the program has no name").with_errno(libc::ENOENT));
-        }
-        let program = string("the program", self.program)?;
+        let program = self.name()?;
         let candidates = self.candidates()?;
         let mut argv = vec![program.clone()];
         for (index, arg) in self.args.iter().enumerate() {
@@ -59,6 +63,13 @@ impl Program<'_> {
         let (argv, envp) = (CStringArray::new(argv), CStringArray::new(envp));
         steps.push(Step::Exec { program, candidates, argv, envp });
         Ok(())
+    }
+
+    fn name(&self) -> Result<CString> {
+        match self.program.is_empty() {
+            false => string("the program", self.program),
+            true => Err(Error::invalid(Layer::Exec, "execve", "the program has no name").with_errno(libc::ENOENT)),
+        }
     }
 
     /// Where the program may be: a name without a slash is looked for in the program's own PATH, inside.

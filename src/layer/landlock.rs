@@ -19,10 +19,14 @@ use crate::sys::{Errno, LandlockHandled, landlock_version};
 /// [`Child::report`](crate::Child::report) tells how far that is. A rule that is added by name is enforced, or the start
 /// fails.
 ///
+/// A rule that follows from a mount is for that mount and no other: where somebody outside renames directories of a shared
+/// volume in that moment, so that its place leads elsewhere, the start fails.
+///
 /// What is not protected: a directory that is mounted read-only inside of a writable one is held by the mount alone; file
 /// attributes, such as modes and times, sockets in the file system, UDP and raw sockets are not Landlock's.
 ///
-/// What it takes from programs: they can't mount, nor open POSIX message queues, and a directory that is passed as a
+/// What it takes from programs: they can't mount, nor open POSIX message queues, nor write to files of /proc, their own
+/// `comm` and `oom_score_adj` included, for which there is `allow_write("/proc")`; and a directory that is passed as a
 /// descriptor leads to nothing below it. A passed file can be opened once more, through `/dev/stdout` or `/proc/self/fd`,
 /// for what it is open for already.
 ///
@@ -97,9 +101,8 @@ const AUDIT: u32 = 7;
 pub(crate) struct Setting {
     /// What is mounted, in this order. None without mounts of the sandbox's own.
     pub(crate) places: Option<Vec<Place>>,
-    /// Whether there is a /dev and a /proc of the sandbox's own.
+    /// Whether there is a /dev of the sandbox's own.
     pub(crate) devices: bool,
-    pub(crate) proc: bool,
     /// Whether the program has no network at all.
     pub(crate) no_network: bool,
     /// The descriptors that the program is given.
@@ -112,6 +115,8 @@ pub(crate) struct Place {
     pub(crate) path: CString,
     pub(crate) dir: bool,
     pub(crate) write: bool,
+    /// Which of the mounts that can be written this is, if it is one.
+    pub(crate) mount: Option<usize>,
 }
 
 /// What the rules come to.
@@ -143,7 +148,8 @@ impl Landlock {
         Self::with(Base::Derived)
     }
 
-    /// No Landlock: for programs that mount file systems, which it forbids.
+    /// No Landlock: for programs that mount file systems, which it forbids. They also need capabilities that are kept, or
+    /// a user namespace of their own: see [`Seccomp::allow`](crate::Seccomp::allow).
     pub fn off() -> Self {
         Self::with(Base::Off)
     }
@@ -238,8 +244,9 @@ impl Landlock {
         let mut rules = vec![Step::LandlockRuleset { handled, version }];
         if handled.fs != 0 {
             let derived = if self.base == Base::Derived { derived(setting, self.devices) } else { Vec::new() };
-            rules.extend(derived.into_iter().chain(named).map(|(path, access)| Step::LandlockPath {
+            rules.extend(derived.into_iter().chain(named).map(|Rule { path, access, mount }| Step::LandlockPath {
                 path,
+                mount,
                 access: access & handled.fs,
                 file: access & handled.fs & fs::FILE,
             }));
@@ -294,28 +301,35 @@ impl Landlock {
     }
 
     /// The rules that the caller has added.
-    fn named_paths(&self) -> Result<Vec<(CString, u64)>> {
+    fn named_paths(&self) -> Result<Vec<Rule>> {
         let rule = |(path, access): &(PathBuf, u64)| {
             let invalid = |cause| Error::invalid(Layer::Landlock, "rules", cause).with_path(path);
             if !path.is_absolute() {
                 return Err(invalid("a path inside must be absolute"));
             }
-            let kernel = CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid("the path has a zero byte"))?;
-            Ok((kernel, *access))
+            let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid("the path has a zero byte"))?;
+            Ok(Rule { path, access: *access, mount: None })
         };
         self.paths.iter().map(rule).collect()
     }
 }
 
+/// What is allowed at a path inside, and below.
+struct Rule {
+    path: CString,
+    access: u64,
+    /// Which of the writable mounts that has to be, whoever may have renamed directories since.
+    mount: Option<usize>,
+}
+
 /// The rules that follow from the mounts.
-fn derived(setting: &Setting, devices: bool) -> Vec<(CString, u64)> {
+fn derived(setting: &Setting, devices: bool) -> Vec<Rule> {
     let Some(places) = &setting.places else { return Vec::new() };
-    let mut rules = vec![(c"/".into(), fs::RUN)];
+    let mut rules = vec![Rule { path: c"/".into(), access: fs::RUN, mount: None }];
     if setting.devices {
-        rules.push((c"/dev".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV));
-    }
-    if setting.proc {
-        rules.push((c"/proc".into(), fs::RUN | fs::WRITE_FILE | fs::TRUNCATE));
+        let access = fs::RUN | fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV;
+        let mount = places.iter().find(|place| place.path.as_c_str() == c"/dev").and_then(|place| place.mount);
+        rules.push(Rule { path: c"/dev".into(), access, mount });
     }
     // What is mounted over, nobody can reach; and below a writable directory its rule holds already.
     let last =
@@ -326,8 +340,9 @@ fn derived(setting: &Setting, devices: bool) -> Vec<(CString, u64)> {
         seen.iter().any(|other| other.dir && other.path != place.path && covers(&other.path, &place.path))
     };
     for place in seen.iter().filter(|place| !within(place)) {
-        let access = fs::RUN | fs::WRITE & !(if devices { 0 } else { fs::MAKE_DEVICE });
-        rules.push((place.path.clone(), if place.dir { access } else { access & fs::FILE }));
+        let access = fs::RUN | (fs::WRITE & !(if devices { 0 } else { fs::MAKE_DEVICE }));
+        let access = if place.dir { access } else { access & fs::FILE };
+        rules.push(Rule { path: place.path.clone(), access, mount: place.mount });
     }
     rules
 }

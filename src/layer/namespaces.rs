@@ -18,7 +18,8 @@ bitflags::bitflags! {
     /// [`USER`](Namespaces::USER), which some hosts forbid: see [`host::probe`](crate::host::probe).
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct Namespaces: u32 {
-        /// User and group ids, and capabilities: user_namespaces(7).
+        /// User and group ids, and capabilities: user_namespaces(7). Inside, no other can be made, with or without a filter
+        /// of system calls, unless [`Seccomp`](crate::Seccomp) allows `clone`, `clone3` or `unshare` by name.
         const USER = libc::CLONE_NEWUSER as u32;
         /// The mount table, and with it the root file system: mount_namespaces(7).
         const MOUNT = libc::CLONE_NEWNS as u32;

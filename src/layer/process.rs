@@ -1,6 +1,8 @@
 //! What a process inherits besides descriptors, limits and ids: a program starts with the same values whatever the
 //! host has set.
 
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, Layer, Result};
@@ -15,6 +17,14 @@ const TIMER_SLACK: u64 = 50_000;
 /// A session of its own: before the descriptors, so that a terminal among them is not a controlling one.
 pub(crate) fn lower_session(steps: &mut Vec<Step>) {
     steps.push(Step::Setsid);
+}
+
+/// A session keyring of its own, for programs that may use keyrings.
+///
+/// Not for the others: each is a key, which the kernel frees a while after the end of the program, and a user who is not
+/// root has no more than 200 of them, those of its other programs included (keyrings(7)).
+pub(crate) fn lower_keyring(steps: &mut Vec<Step>) {
+    steps.push(Step::SessionKeyring);
 }
 
 /// What the program inherits from whoever clones it, and can be set there.
@@ -33,17 +43,19 @@ pub(crate) fn lower_state(steps: &mut Vec<Step>) {
     steps.extend([Step::OomScore { data: OOM_SCORE }, Step::Umask { mask: 0o022 }]);
 }
 
-/// The working directory: after the capabilities are gone, so that the program could go there itself.
-pub(crate) fn lower_directory(directory: Option<&Path>, steps: &mut Vec<Step>) -> Result<()> {
+/// The working directory, in kernel form.
+pub(crate) fn directory(directory: Option<&Path>) -> Result<CString> {
     let directory = directory.unwrap_or(Path::new("/"));
     let invalid = |cause| Error::invalid(Layer::Process, "chdir", cause).with_path(directory);
     if !directory.is_absolute() {
         return Err(invalid("the working directory is a path inside, and must be absolute"));
     }
-    let path = std::os::unix::ffi::OsStrExt::as_bytes(directory.as_os_str());
-    let path = std::ffi::CString::new(path).map_err(|_| invalid("the working directory has a zero byte"))?;
+    CString::new(directory.as_os_str().as_bytes()).map_err(|_| invalid("the working directory has a zero byte"))
+}
+
+/// Goes there: after the capabilities are gone, so that the program could go there itself.
+pub(crate) fn lower_directory(path: CString, steps: &mut Vec<Step>) {
     steps.push(Step::Chdir { path });
-    Ok(())
 }
 
 /// Signals: last before the exec, since an unblocked signal may end the child at once.

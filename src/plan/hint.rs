@@ -47,11 +47,17 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::Chdir { .. }, _, libc::ENOTDIR) => "the working directory is a file inside",
         (Step::Chdir { .. }, _, libc::EACCES) => "the program's user may not enter the working directory",
         (Step::Chdir { .. }, _, libc::ELOOP) => "the working directory can't be reached through a link of /proc",
+        (Step::Look { .. }, _, libc::EACCES) => {
+            "it, or an interpreter that it names, is a link to the host process's own program file"
+        }
         (Step::SetUid { .. } | Step::SetGid { .. }, _, libc::EINVAL) => "the id is not mapped",
         (Step::ExecInit { .. } | Step::ExecAgent { .. }, _, libc::EACCES) => {
             "this host forbids executable memfds: sysctl vm.memfd_noexec must be below 2"
         }
         (Step::LandlockPath { .. }, _, libc::ENOENT) => "what a rule of Landlock allows has to exist inside",
+        (Step::LandlockPath { .. }, _, libc::ESTALE) => {
+            "something else is there now than what was mounted: a directory on the way was renamed meanwhile"
+        }
         (Step::LandlockRestrict { .. }, _, libc::E2BIG) => {
             "the kernel nests at most 16 layers of Landlock, and this process is in as many: use Landlock::off()"
         }

@@ -44,6 +44,8 @@ pub(crate) enum Step {
     JoinNetwork,
     /// Brings the loopback interface up.
     LoopbackUp,
+    /// Has the kernel refuse new user namespaces inside.
+    NoUserNamespaces,
     /// Sets the host name.
     Hostname {
         name: CString,
@@ -138,6 +140,8 @@ pub(crate) enum Step {
     },
     /// Starts a session of its own, with no controlling terminal.
     Setsid,
+    /// Leaves the session keyring of the host process for an empty one.
+    SessionKeyring,
     /// Leaves an inherited standard stream open.
     Inherit {
         fd: i32,
@@ -209,9 +213,11 @@ pub(crate) enum Step {
         handled: LandlockHandled,
         version: u32,
     },
-    /// Allows what lies at a path inside; `file` is what makes sense if that is no directory.
+    /// Allows what lies at a path inside; `file` is what makes sense if that is no directory. `mount` tells which of the
+    /// writable mounts it has to be.
     LandlockPath {
         path: CString,
+        mount: Option<usize>,
         access: u64,
         file: u64,
     },
@@ -241,6 +247,12 @@ pub(crate) enum Step {
         image: Content,
         argv: CStringArray,
         envp: CStringArray,
+    },
+    /// Looks whether what is to be executed is the host process's own program file.
+    Look {
+        program: CString,
+        directory: CString,
+        candidates: Vec<CString>,
     },
     /// Becomes the program: the first of `candidates` that can be executed.
     Exec {
@@ -336,6 +348,34 @@ pub(crate) struct Fault {
     pub(crate) operand: Operand,
 }
 
+/// What a step of the default policy could not do on this host, and the start goes on without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    UserNamespaces,
+    SessionKeyring,
+}
+
+impl Lack {
+    pub(crate) const ALL: [Self; 2] = [Self::UserNamespaces, Self::SessionKeyring];
+
+    /// Its place in a word of bits.
+    pub(crate) fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    /// Which layer is not whole, and why.
+    pub(crate) fn told(self) -> (Layer, &'static str) {
+        match self {
+            Self::SessionKeyring => {
+                (Layer::Process, "the session keyring is the host's: the caller has as many keys as it may have")
+            }
+            Self::UserNamespaces => {
+                (Layer::Namespaces, "new user namespaces are not bounded: /proc/sys can't be written on this host")
+            }
+        }
+    }
+}
+
 /// Mount attributes: see mount_setattr(2).
 pub(crate) mod attr {
     pub(crate) const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -345,11 +385,20 @@ pub(crate) mod attr {
 }
 
 impl Step {
+    /// Whether the step makes a mount that the program may write to.
+    pub(crate) fn mounts_writable(&self) -> bool {
+        match self {
+            Step::Bind { attributes, .. } => attributes & attr::READ_ONLY == 0,
+            Step::Tmpfs { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The layer that the step belongs to.
     pub(crate) fn layer(&self) -> Layer {
         match self {
             Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
-            Step::EndHolder | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
+            Step::EndHolder | Step::NoUserNamespaces | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
             Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork => Layer::Network,
@@ -364,6 +413,7 @@ impl Step {
             | Step::RaiseAmbient { .. }
             | Step::NoNewPrivs => Layer::Capabilities,
             Step::Setsid
+            | Step::SessionKeyring
             | Step::OomScore { .. }
             | Step::Nice
             | Step::IoPriority
@@ -379,7 +429,7 @@ impl Step {
             | Step::LandlockPassed { .. }
             | Step::LandlockRestrict { .. } => Layer::Landlock,
             Step::Seccomp { .. } => Layer::Seccomp,
-            Step::ExecInit { .. } | Step::ExecAgent { .. } | Step::Exec { .. } => Layer::Exec,
+            Step::ExecInit { .. } | Step::ExecAgent { .. } | Step::Look { .. } | Step::Exec { .. } => Layer::Exec,
             _ => Layer::Mount,
         }
     }
@@ -401,7 +451,7 @@ impl Step {
             (Step::Tmpfs { at, .. } | Step::Proc { at } | Step::Devpts { at } | Step::Mask { at }, _) => &at.path,
             (Step::Protect { at } | Step::Seal { at, .. }, _) => &at.path,
             (Step::Chdir { path } | Step::LandlockPath { path, .. }, _) => path,
-            (Step::Exec { program, .. }, _) => program,
+            (Step::Look { program, .. } | Step::Exec { program, .. }, _) => program,
             (Step::WriteProc { path, .. }, _) => return Some(os(path).into()),
             _ => return None,
         };

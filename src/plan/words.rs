@@ -111,6 +111,7 @@ impl fmt::Display for Step {
             Step::PassNetwork => f.write_str("pass net to init"),
             Step::JoinNetwork => f.write_str("setns net"),
             Step::LoopbackUp => f.write_str("lo up"),
+            Step::NoUserNamespaces => f.write_str("max_user_namespaces 0"),
             Step::Hostname { name } => write!(f, "sethostname {}", Escaped(name.to_bytes())),
             Step::Domainname => f.write_str("setdomainname (none)"),
             Step::Private => f.write_str("private /"),
@@ -146,6 +147,7 @@ impl fmt::Display for Step {
             Step::ExecInit { .. } => f.write_str("execveat init"),
             Step::ExecAgent { .. } => f.write_str("execveat agent"),
             Step::Setsid => f.write_str("setsid"),
+            Step::SessionKeyring => f.write_str("session keyring new"),
             Step::Inherit { fd } => write!(f, "inherit {fd}"),
             Step::Install { what, fd, .. } => write!(f, "dup {what} -> {fd}"),
             Step::InstallNull { fd, .. } => write!(f, "dup null -> {fd}"),
@@ -198,6 +200,7 @@ impl fmt::Display for Step {
             Step::LandlockRestrict { .. } => f.write_str("restrict_self audited"),
             Step::Seccomp { program } => write!(f, "filter of {} instructions", program.len()),
             Step::Signals => f.write_str("signals default"),
+            Step::Look { program, .. } => write!(f, "look at {}", Escaped(program.to_bytes())),
             Step::Exec { program, argv, .. } if f.alternate() => {
                 let args: Vec<_> = argv.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
                 write!(f, "execve {} {args:?}", Escaped(program.to_bytes()))

@@ -13,7 +13,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::os::fd::{AsFd, RawFd};
 
-use crate::plan::{Cell, Fault, Launch, Memory, Operand, Plan, Step};
+use crate::plan::{Cell, Fault, Lack, Launch, Memory, Operand, Plan, Step};
 use crate::sys::{self, Errno, Fd, Return, Told};
 
 /// How much of a program that can't be executed is handed to the parent, which tells the reason from it.
@@ -35,6 +35,8 @@ pub(crate) struct Context<'a> {
     pub(crate) own: &'a [AtomicU64],
     /// Where the host gets the directory of what the program writes.
     pub(crate) handover: RawFd,
+    /// The ids of the writable mounts that init has made, in their order, each plus 1: 0 for none yet.
+    pub(crate) writable: &'a [AtomicU64],
 }
 
 /// What the children of one spawn tell the host, in memory that all of them see.
@@ -45,8 +47,17 @@ pub(crate) struct Reports {
     pub(crate) init: Report,
     pub(crate) program: Report,
     pub(crate) head: Head,
+    /// What the start goes on without: bits of [`Lack`].
+    lacks: AtomicU32,
     /// Not 0 while init has not been executed, and so still uses the host's memory.
     pub(crate) init_sets_up: AtomicU32,
+}
+
+impl Reports {
+    /// Whether the start went on without this.
+    pub(crate) fn lacks(&self, lack: Lack) -> bool {
+        self.lacks.load(Relaxed) & lack.bit() != 0
+    }
 }
 
 /// What one child tells.
@@ -221,7 +232,7 @@ impl<'a> Children<'a> {
     fn take(self, steps: Range<usize>, report: &Report) -> Done {
         let mut state = State {
             context: self.context,
-            head: &self.reports.head,
+            reports: self.reports,
             workspace: None,
             root: None,
             staged: None,
@@ -274,7 +285,7 @@ fn give_up(report: &Report, fault: Fault) -> ! {
 /// What a process has in hand while it takes its steps.
 struct State<'a> {
     context: &'a Context<'a>,
-    head: &'a Head,
+    reports: &'a Reports,
     /// The tmpfs that everything of our own is made on.
     workspace: Option<Fd>,
     /// The root to be.
@@ -294,6 +305,35 @@ impl State<'_> {
         Ok(sys::send_fd(sys::borrow(self.context.lifeline_host), namespace.as_fd())?)
     }
 
+    /// Goes on without where the host keeps /proc/sys from being written, as container engines do.
+    fn forbid_user_namespaces(&self) -> Done {
+        let path = c"/proc/sys/user/max_user_namespaces";
+        let (dir, within) = match &self.root {
+            Some(root) => (root.as_fd(), libc::RESOLVE_IN_ROOT),
+            None => (sys::CWD, 0),
+        };
+        match sys::openat2(dir, path, libc::O_WRONLY, 0, within | libc::RESOLVE_NO_MAGICLINKS) {
+            Err(Errno(libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS)) => {
+                self.reports.lacks.fetch_or(Lack::UserNamespaces.bit(), Relaxed);
+                Ok(())
+            }
+            file => Ok(sys::write_all(file?.as_fd(), b"0")?),
+        }
+    }
+
+    /// Goes on with the host's where the quota of keys is used up: without one to leave, the kernel does not look at it.
+    fn leave_session_keyring(&self) -> Done {
+        match sys::join_session_keyring() {
+            Err(Errno(libc::EDQUOT)) => {
+                self.reports.lacks.fetch_or(Lack::SessionKeyring.bit(), Relaxed);
+                Ok(())
+            }
+            // There are no keyrings, or a filter that the host process is under keeps them from the program too.
+            Err(Errno(libc::ENOSYS | libc::EPERM)) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
     /// Takes one step.
     fn take(&mut self, step: &Step) -> Done {
         match step {
@@ -309,6 +349,7 @@ impl State<'_> {
                 Ok(sys::setns_fd(namespace.as_fd(), libc::CLONE_NEWNET)?)
             }
             Step::LoopbackUp => Ok(sys::loopback_up()?),
+            Step::NoUserNamespaces => self.forbid_user_namespaces(),
             Step::Hostname { name } => Ok(sys::sethostname(name)?),
             Step::Domainname => Ok(sys::setdomainname(c"(none)")?),
             Step::Private => self.make_private(),
@@ -334,6 +375,7 @@ impl State<'_> {
             Step::Pivot => self.pivot(),
             Step::ExecInit { mode, securebits, argv, envp } => self.exec_init(*mode, *securebits, argv, envp),
             Step::Setsid => Ok(sys::setsid()?),
+            Step::SessionKeyring => self.leave_session_keyring(),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),
             Step::Install { given, fd, .. } => self.install(*given, *fd),
             Step::InstallNull { given, write, fd } => self.install_null(*given, *write, *fd),
@@ -360,13 +402,14 @@ impl State<'_> {
             Step::NoNewPrivs => Ok(sys::no_new_privs()?),
             Step::Chdir { path } => program::chdir(path),
             Step::LandlockRuleset { handled, version } => self.landlock_ruleset(handled, *version),
-            Step::LandlockPath { path, access, file } => self.landlock_path(path, *access, *file),
+            Step::LandlockPath { path, mount, access, file } => self.landlock_path(path, *mount, *access, *file),
             Step::LandlockPort { port, access } => Ok(sys::landlock_allow_port(self.ruleset()?, *port, *access)?),
             Step::LandlockPassed { fds, read, write } => self.landlock_passed(fds, *read, *write),
             Step::LandlockRestrict { flags } => self.landlock_restrict(*flags),
             Step::Seccomp { program } => Ok(sys::add_filter(program)?),
             Step::Signals => program::default_signals(),
             Step::ExecAgent { image, argv, envp } => program::exec_agent(&image.0, argv, envp),
+            Step::Look { directory, candidates, .. } => program::look(directory, candidates),
             Step::Exec { candidates, argv, envp, .. } => self.exec(candidates, argv, envp),
         }
     }

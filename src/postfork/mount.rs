@@ -97,11 +97,15 @@ impl State<'_> {
 
     pub(super) fn bind(&self, source: &HostPath, at: &Inside, attributes: u64) -> Done {
         let mount = on(Operand::Source, clone_source(source))?;
+        if attributes & attr::READ_ONLY == 0 {
+            self.add_writable(mount.as_fd())?;
+        }
         self.mount(mount, at, Reach::Tree, attributes)
     }
 
     pub(super) fn tmpfs(&self, at: &Inside, options: [(&CStr, &CStr); 3], attributes: u64) -> Done {
         let mount = new_tmpfs(&options, attributes)?;
+        self.add_writable(mount.as_fd())?;
         let device = sys::fstat(mount.as_fd())?.device;
         let target = self.target(at)?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
@@ -277,6 +281,14 @@ impl State<'_> {
     /// Remembers that files may be made on this file system.
     pub(super) fn add_own(&self, file: BorrowedFd<'_>) -> Done {
         self.add_device(sys::fstat(file)?.device)
+    }
+
+    /// Remembers a mount by its id, for Landlock's rules: later, its name may lead elsewhere.
+    fn add_writable(&self, mount: BorrowedFd<'_>) -> Done {
+        let id = sys::root_of_mount(mount)?.ok_or(Errno(libc::ENOTSUP))?;
+        let free = self.context.writable.iter().find(|known| known.load(Relaxed) == 0);
+        free.ok_or(Errno(libc::ENOSPC))?.store(id + 1, Relaxed);
+        Ok(())
     }
 
     fn add_device(&self, device: u64) -> Done {

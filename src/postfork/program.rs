@@ -1,12 +1,13 @@
 //! The steps that make a process the program.
 
 use core::ffi::CStr;
+use core::sync::atomic::Ordering::Relaxed;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Done, HEAD, State};
-use crate::plan::Fault;
-use crate::sys::{self, CStringArray, Errno, LandlockHandled};
+use crate::plan::{Fault, interpreter};
+use crate::sys::{self, CStringArray, Errno, Fd, LandlockHandled};
 
 impl State<'_> {
     pub(super) fn install(&self, given: usize, fd: i32) -> Done {
@@ -19,8 +20,15 @@ impl State<'_> {
         Ok(())
     }
 
-    pub(super) fn landlock_path(&self, path: &CStr, access: u64, file: u64) -> Done {
+    pub(super) fn landlock_path(&self, path: &CStr, mount: Option<usize>, access: u64, file: u64) -> Done {
         let place = sys::openat2(sys::CWD, path, libc::O_PATH, 0, libc::RESOLVE_NO_MAGICLINKS)?;
+        if let Some(mount) = mount {
+            // Somebody outside may have renamed a directory on the way since it was mounted.
+            let made = self.context.writable.get(mount).map_or(0, |id| id.load(Relaxed));
+            if sys::root_of_mount(place.as_fd())?.is_none_or(|id| id + 1 != made) {
+                return Err(Errno(libc::ESTALE).into());
+            }
+        }
         let access = if sys::fstat(place.as_fd())?.is_dir() { access } else { file };
         Ok(sys::landlock_allow_path(self.ruleset()?, place.as_fd(), access)?)
     }
@@ -84,7 +92,7 @@ impl State<'_> {
                 }
                 Errno(libc::EACCES) => {
                     worst = Errno(libc::EACCES);
-                    self.head.set(index, &[]);
+                    self.reports.head.set(index, &[]);
                 }
                 errno => {
                     self.report_head(index, path);
@@ -103,13 +111,13 @@ impl State<'_> {
         let Ok(file) = opened else {
             let exists = !matches!(opened, Err(Errno(libc::ENOENT | libc::ENOTDIR)));
             if exists {
-                self.head.set(index, &[]);
+                self.reports.head.set(index, &[]);
             }
             return exists;
         };
         let mut head = [0; HEAD];
         let length = sys::pread(file.as_fd(), &mut head, 0).unwrap_or(0);
-        self.head.set(index, head.get(..length).unwrap_or_default());
+        self.reports.head.set(index, head.get(..length).unwrap_or_default());
         true
     }
 }
@@ -150,6 +158,67 @@ pub(super) fn chdir(path: &CStr) -> Done {
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     let dir = sys::openat2(sys::CWD, path, flags, 0, libc::RESOLVE_NO_MAGICLINKS)?;
     Ok(sys::fchdir(dir.as_fd())?)
+}
+
+/// Lets nothing be executed through /proc that is the host's own program file, as this process still is: neither a
+/// program, nor an interpreter. What can't be looked at is left to the exec.
+pub(super) fn look(directory: &CStr, candidates: &[CString]) -> Done {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let Some(directory) = there(sys::openat2(sys::CWD, directory, flags, 0, libc::RESOLVE_NO_MAGICLINKS))? else {
+        return Ok(());
+    };
+    candidates.iter().try_for_each(|path| look_at(directory.as_fd(), path))
+}
+
+/// How many interpreters the kernel goes through, from one to the next (execve(2)).
+const INTERPRETERS: usize = 5;
+
+fn look_at(directory: BorrowedFd<'_>, path: &CStr) -> Done {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut name = [0; HEAD];
+    let mut path = path;
+    for _ in 0..=INTERPRETERS {
+        let file = match sys::openat2(directory, path, flags, 0, libc::RESOLVE_NO_MAGICLINKS) {
+            Err(Errno(libc::ELOOP)) => return refuse_own(directory, path),
+            opened => match there(opened)? {
+                Some(file) => file,
+                None => return Ok(()),
+            },
+        };
+        let mut head = [0; HEAD];
+        let length = match sys::pread(file.as_fd(), &mut head, 0) {
+            // A directory, or a device: neither is executed.
+            Err(Errno(libc::EISDIR | libc::EINVAL | libc::ESPIPE)) => return Ok(()),
+            length => length?,
+        };
+        let Some(next) = interpreter(head.get(..length).unwrap_or_default()) else { return Ok(()) };
+        name.fill(0);
+        name.iter_mut().zip(next).for_each(|(to, from)| *to = *from);
+        let Ok(next) = CStr::from_bytes_until_nul(&name) else { return Ok(()) };
+        path = next;
+    }
+    Ok(())
+}
+
+/// Refuses what leads over a link of /proc to the file that this process runs.
+fn refuse_own(directory: BorrowedFd<'_>, path: &CStr) -> Done {
+    let Some(file) = there(sys::openat2(directory, path, libc::O_PATH, 0, 0))? else { return Ok(()) };
+    let own = sys::openat2(sys::CWD, c"/proc/self/exe", libc::O_PATH, 0, 0)?;
+    let [file, own] = [sys::fstat(file.as_fd())?, sys::fstat(own.as_fd())?];
+    match (file.device, file.inode) == (own.device, own.inode) {
+        true => Err(Errno(libc::EACCES).into()),
+        false => Ok(()),
+    }
+}
+
+/// What was opened, if it is there to be read.
+fn there(opened: sys::Result<Fd>) -> Result<Option<Fd>, Fault> {
+    match opened {
+        Err(Errno(libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ENXIO | libc::ELOOP | libc::ENAMETOOLONG)) => {
+            Ok(None)
+        }
+        opened => Ok(Some(opened?)),
+    }
 }
 
 pub(super) fn default_signals() -> Done {

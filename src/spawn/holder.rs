@@ -29,7 +29,9 @@ pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Reports>, init: 
     let (uid_helper, gid_helper) = (uid_helper?, gid_helper?);
     let (inner, outer) = lifeline()?;
     let lifeline = inner.as_raw_fd();
-    let context = Context { lifeline, lifeline_host: -1, init, holder: -1, given: &[], own: &[], handover: -1 };
+    let given = &[];
+    let context =
+        Context { lifeline, lifeline_host: -1, init, holder: -1, given, own: &[], writable: &[], handover: -1 };
     let launch = Launch { clone: holder.clone, body: holder.body.clone() };
     let children = children(plan, &context, arena);
     let cell = Cell::new(start_single(children, &launch, &arena.holder)?, outer);

@@ -18,7 +18,7 @@ use nix::unistd::pipe2;
 use crate::changes::Written;
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{self, Given, Launch, Plan, Step, Upper};
+use crate::plan::{self, Given, Lack, Launch, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports};
 use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
 
@@ -27,11 +27,11 @@ pub(crate) use process::{Cell, Process};
 pub(crate) use trial::attempt;
 
 /// Carries a plan out.
-pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant) -> Result<Child> {
+pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(plan)?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
-    let own = own_devices(plan);
+    let (own, writable) = (own_devices(plan), writable_mounts(plan));
     let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
     let handover = plan.steps.iter().any(keeps_changes).then(lifeline).transpose()?;
     let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;
@@ -44,15 +44,22 @@ pub(crate) fn spawn(plan: &Plan, holds: crate::report::Report, started: Instant)
         given: &wiring.numbers(),
         own: &own,
         handover: handover.as_ref().map_or(-1, |(inner, _)| number(inner)),
+        writable: &writable,
     };
     let children = children(plan, &context, &arena);
     let (cell, program) = match &plan.cell {
         Some(cell) => start_cell(children, cell, lifeline)?,
         None => (None, start_single(children, &plan.program, &arena.program)?),
     };
+    for lack in Lack::ALL.into_iter().filter(|lack| arena.lacks(*lack)) {
+        let (layer, why) = lack.told();
+        holds.lack(layer, why);
+    }
     arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
-    let mut child = Child::new(Parts { program, cell, streams: wiring.streams(), started, host_peak, report: holds });
+    let keeps = plan.keeps.clone();
+    let streams = wiring.streams();
+    let mut child = Child::new(Parts { program, cell, streams, started, host_peak, report: holds, keeps });
     if let Some((inner, outer)) = handover {
         // Else a child that has sent nothing would be waited for.
         drop(inner);
@@ -74,6 +81,11 @@ fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
         matches!(step, Step::RootEmpty | Step::RootOverlay { .. } | Step::RootCopy { .. } | Step::Tmpfs { .. })
     };
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// A place for every mount that the program may write to.
+fn writable_mounts(plan: &Plan) -> Vec<AtomicU64> {
+    plan.steps.iter().filter(|step| step.mounts_writable()).map(|_| AtomicU64::new(0)).collect()
 }
 
 fn children<'a>(plan: &'a Plan, context: &'a Context<'a>, arena: &'a Arena<Reports>) -> Children<'a> {

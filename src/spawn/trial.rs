@@ -1,6 +1,6 @@
 //! A short-lived process that takes a few steps, to see whether this host lets it.
 
-use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices};
+use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices, writable_mounts};
 use crate::error::Result;
 use crate::plan::{Launch, Plan, Step};
 use crate::postfork::Context;
@@ -11,10 +11,18 @@ use crate::sys::Errno;
 /// Nothing is left of it: namespaces and mounts end with the process, and the process has ended on return.
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let program = Launch { clone: 0, body: 1..steps.len() };
-    let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), ids: None };
-    let own = own_devices(&plan);
-    let context =
-        Context { lifeline: -1, lifeline_host: -1, init: &[], holder: -1, given: &[], own: &own, handover: -1 };
+    let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), ids: None, keeps: None };
+    let (own, writable) = (own_devices(&plan), writable_mounts(&plan));
+    let context = Context {
+        lifeline: -1,
+        lifeline_host: -1,
+        init: &[],
+        holder: -1,
+        given: &[],
+        own: &own,
+        writable: &writable,
+        handover: -1,
+    };
     let arena = arena::take(&plan)?;
     let report = &arena.program;
     let blocked = BlockedSignals::new()?;

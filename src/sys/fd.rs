@@ -248,6 +248,7 @@ pub(crate) fn links_to(dir: BorrowedFd<'_>, name: &CStr, target: &CStr) -> Resul
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
     pub(crate) device: u64,
+    pub(crate) inode: u64,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -279,7 +280,7 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
     let time = |seconds, nanoseconds| libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let times = [time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec)];
     let (uid, gid) = (stat.st_uid, stat.st_gid);
-    Ok(Stat { device: stat.st_dev, mode: stat.st_mode, uid, gid, times, special: stat.st_rdev })
+    Ok(Stat { device: stat.st_dev, inode: stat.st_ino, mode: stat.st_mode, uid, gid, times, special: stat.st_rdev })
 }
 
 /// fchdir(2).

@@ -79,6 +79,13 @@ pub(crate) fn setsid() -> Result<()> {
     unsafe { call(libc::SYS_setsid, []) }.map(drop)
 }
 
+/// keyctl(2) with `KEYCTL_JOIN_SESSION_KEYRING` and no name: a new, empty session keyring.
+pub(crate) fn join_session_keyring() -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    // SAFETY: Without a name the kernel reads nothing.
+    unsafe { call(libc::SYS_keyctl, [KEYCTL_JOIN_SESSION_KEYRING, 0]) }.map(drop)
+}
+
 /// umask(2).
 pub(crate) fn umask(mask: u32) {
     // SAFETY: No pointers. The mask belongs to this process: it was cloned without `CLONE_FS`.

@@ -1,8 +1,9 @@
 //! Questions about the kernel that change nothing.
 
 use core::ffi::CStr;
+use std::os::fd::BorrowedFd;
 
-use super::{Errno, Result, call, ptr};
+use super::{Errno, Result, call, ptr, raw};
 
 /// landlock_create_ruleset(2) with `LANDLOCK_CREATE_RULESET_VERSION`: the version of the Landlock interface.
 pub(crate) fn landlock_version() -> Result<u32> {
@@ -38,4 +39,19 @@ pub(crate) fn clone3_refusal() -> Errno {
 pub(crate) fn xattr_size(path: &CStr, name: &CStr) -> Result<usize> {
     // SAFETY: Both strings end in a zero byte and are only read; with a size of 0 the kernel writes nothing.
     unsafe { call(libc::SYS_getxattr, [ptr(path), ptr(name), 0, 0]) }
+}
+
+/// statx(2) with `STATX_MNT_ID`: the id of the mount that `file` is the root of, if it is one (Linux 5.8).
+pub(crate) fn root_of_mount(file: BorrowedFd<'_>) -> Result<Option<u64>> {
+    const STATX_MNT_ID: usize = 0x1000;
+    const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
+    // The kernel's `struct statx`, of which not every C library has all: stx_attributes, stx_mnt_id.
+    let mut stat = [0_u64; 32];
+    let flags = libc::AT_EMPTY_PATH as usize;
+    let args = [raw(file), ptr(c""), flags, STATX_MNT_ID, stat.as_mut_ptr() as usize];
+    // SAFETY: The path ends in a zero byte, and the kernel writes one structure of 256 bytes, which is what there is.
+    unsafe { call(libc::SYS_statx, args) }?;
+    let [_, attributes, ..] = stat;
+    let id = stat.get(18).copied();
+    Ok(id.filter(|_| attributes & STATX_ATTR_MOUNT_ROOT != 0))
 }

@@ -44,6 +44,11 @@ pub(crate) fn temp_dir() -> tempfile::TempDir {
     dir
 }
 
+/// Has std remove a directory that changes were kept in: overlayfs makes one in it that nobody may enter.
+pub(crate) fn removable(base: &Path) {
+    let _ = fs::set_permissions(base.join("work/work"), fs::Permissions::from_mode(0o700));
+}
+
 /// The real path of a directory: a bind source has no links but the system's.
 pub(crate) fn real(path: impl AsRef<Path>) -> PathBuf {
     path.as_ref().canonicalize().unwrap()

@@ -153,7 +153,7 @@ fn the_groups_of_root_stay_outside() {
 }
 
 /// The first range that /etc/subuid and /etc/subgid both give to the caller.
-fn subordinate() -> Option<(u32, u32)> {
+pub(crate) fn subordinate() -> Option<(u32, u32)> {
     let (uid, _) = own_ids();
     let passwd = fs::read_to_string("/etc/passwd").unwrap();
     let fields = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());

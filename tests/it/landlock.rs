@@ -1,15 +1,18 @@
 //! Landlock alone, where nothing else holds, and together with mounts; each time with the same attempts without it.
 
+use std::ffi::CString;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use belljar::{Enforcement, Error, ErrorKind, Landlock, Layer, Namespaces, Network, Sandbox, Seccomp};
 
 use crate::again::{again, is_again};
+use crate::alone::Until;
 use crate::filter::{ABSENT, SWITCHED_OFF, filter, landlock_version};
 use crate::harness::{children, compile_static, host, real, sh, temp_dir, token};
 use crate::skip;
@@ -187,7 +190,6 @@ fn a_writable_bind_serves_builds() {
         "create /tmp/a",
         "create /dev/shm/a",
         "read-write /dev/ptmx",
-        "write /proc/self/oom_score_adj",
         "listen-abstract x",
         "kill 0 0",
     ];
@@ -483,7 +485,7 @@ fn the_rules_follow_from_the_mounts() {
         let rules = plan.lines().filter_map(|line| line.trim().strip_prefix("landlock      allow "));
         rules.map(str::to_owned).collect()
     };
-    let base = ["rx /", "rwx /dev", "rwx /proc", "rwx /tmp", "rwx /dev/shm"].map(str::to_owned);
+    let base = ["rx /", "rwx /dev", "rwx /tmp", "rwx /dev/shm"].map(str::to_owned);
     let with = |more: &[&str]| {
         let mut rules: Vec<_> = base.iter().cloned().chain(more.iter().map(|rule| (*rule).to_owned())).collect();
         rules.sort();
@@ -588,10 +590,74 @@ fn under_rules_for_files_nothing_can_be_mounted() {
 fn a_program_that_mounts_needs_landlock_off() {
     needs!(1);
     let mounts = ["mount /tmp".to_owned()];
-    let unprivileged = Sandbox::new().seccomp(Seccomp::off());
+    let unprivileged = Sandbox::new().seccomp(Seccomp::off().allow(["unshare"]));
     assert_eq!(tried(&unprivileged, &mounts), [libc::EPERM]);
     let off = unprivileged.landlock(Landlock::off());
     granted(&off, &mounts);
+}
+
+/// Another thread exchanges two directories of a volume, in one of which a sandbox mounts what it may write to.
+#[test]
+fn a_race_over_the_target_never_allows_another_directory() {
+    needs!(1);
+    let (volume, source) = (temp_dir(), temp_dir());
+    let (volume, source) = (real(volume.path()), real(source.path()));
+    let path = |name: &str| CString::new(volume.join(name).to_str().unwrap()).unwrap();
+    let fifos = ["real/target/fifo", "decoy/target/fifo"];
+    // Writing to a FIFO is what a read-only mount does not refuse. Each has a reader, so that nobody waits.
+    let _readers = fifos.map(|name| {
+        fs::create_dir_all(volume.join(name).parent().unwrap()).unwrap();
+        // SAFETY: The string ends in a zero byte, and is only read.
+        assert_eq!(unsafe { libc::mkfifo(path(name).as_ptr(), 0o666) }, 0);
+        fs::File::options().read(true).write(true).open(volume.join(name)).unwrap()
+    });
+    let sandbox = Sandbox::new().bind_ro(&volume, "/volume").bind_ro(program(), "/attempts");
+    let attempts = fifos.map(|name| format!("write /volume/{name}"));
+    let control = sandbox.clone().landlock(Landlock::derived().allow_write("/volume"));
+    assert_eq!(control.command("/attempts").args(&attempts).output().unwrap().stdout, b"0\n0\n", "the control");
+    let sandbox = sandbox.bind(&source, "/volume/real/target");
+    let (one, other) = (path("real"), path("decoy"));
+    let stop = AtomicBool::new(false);
+    let (mut won, mut lost) = (0, 0);
+    std::thread::scope(|scope| {
+        let _stop = Until(&stop);
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                // SAFETY: Both strings end in a zero byte, and are only read.
+                unsafe { libc::renameat2(-1, one.as_ptr(), -1, other.as_ptr(), libc::RENAME_EXCHANGE) };
+            }
+        });
+        while won < 20 || lost < 20 {
+            match sandbox.command("/attempts").args(&attempts).output() {
+                Ok(output) => {
+                    let told = String::from_utf8(output.stdout).unwrap();
+                    assert!(told.lines().count() == 2 && !told.lines().any(|errno| errno == "0"), "{told}");
+                    won += 1;
+                }
+                Err(error) => {
+                    assert_eq!((error.layer(), error.raw_os_error()), (Layer::Landlock, Some(libc::ESTALE)), "{error}");
+                    assert!(error.hint().unwrap().contains("renamed"), "{error}");
+                    lost += 1;
+                }
+            }
+        }
+    });
+}
+
+/// A rule can't tell the files of processes, which come and go, from the kernel's parameters, which root outside may write.
+#[test]
+fn files_of_proc_are_written_only_by_name() {
+    needs!(1);
+    let own = words(&["write"], "/proc/self/comm");
+    let own = [own, words(&["write"], "/proc/self/oom_score_adj")].concat();
+    refused(&Sandbox::new(), &own, &[libc::EACCES]);
+    // What leads elsewhere goes by where it leads.
+    let script = "echo out >/dev/stdout; echo tmp >/tmp/a; exec 5<>/tmp/a; echo x >/proc/self/fd/5; cat /tmp/a";
+    assert_eq!(sh(&host(), script), "out\nx\n");
+    granted(&Sandbox::new().landlock(Landlock::derived().allow_write("/proc")), &own);
+    let parameter = words(&["write"], "/proc/sys/kernel/domainname");
+    let off = Sandbox::new().landlock(Landlock::off());
+    refused(&off, &parameter, &[libc::EACCES, libc::EROFS]);
 }
 
 /// Through /proc/self/exe, a child that still is the host could execute the host's own program: CVE-2019-5736.
@@ -615,8 +681,37 @@ fn the_hosts_own_program_is_not_executed() {
     let own = words(&["write", "truncate"], "/proc/self/exe");
     refused(&sandbox, &own, &[libc::EACCES, libc::EROFS, libc::ETXTBSY]);
     assert!(fs::read(&binary).unwrap() == before, "it is as it was");
-    // The control: with no rules, it is the host's program that answers.
-    let off = sandbox.landlock(Landlock::off());
-    let output = off.command("/script").output().unwrap();
+    // The control: a child of std executes the host's program over that link.
+    let output = std::process::Command::new(&script).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("0 tests"), "{output:?}");
+    // And what is no link of /proc may be executed, if it is bound in.
+    let off = sandbox.landlock(Landlock::off());
+    let output = off.clone().bind_ro(&binary, "/binary").command("/binary").arg("--list").output().unwrap();
+    assert!(output.outcome.success(), "{output:?}");
+    // Without rules, what is executed is looked at before: also by a script of a script, from a directory of /proc, and
+    // where nobody inside may read the script.
+    for (name, text) in
+        [("chain", "#!/script x\n"), ("relative", "#! ./exe\t-x\n"), ("root", "#!/proc/self/root/proc/self/exe\0")]
+    {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["chain", "relative", "root"] {
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o111)).unwrap();
+    }
+    let off = off.bind_ro(real(dir.path()), "/scripts");
+    let programs =
+        ["/script", "/link", "/proc/self/exe", "/scripts/chain", "/scripts/relative", "/scripts/root", "./exe", "exe"];
+    for program in programs {
+        let mut command = off.command(program);
+        command.arg("--list").env("PATH", "/none:/proc/self").current_dir("/proc/self");
+        let error = command.spawn().unwrap_err();
+        assert_eq!((error.layer(), error.raw_os_error()), (Layer::Exec, Some(libc::EACCES)), "{program}: {error}");
+        assert_eq!(error.step(), format!("look at {program}"));
+        assert!(error.hint().unwrap().contains("host process"), "{program}: {:?}", error.hint());
+    }
+    // A program that is passed as a descriptor is no file of the host's that nobody has handed in.
+    let mut passed = off.command("/proc/self/fd/7");
+    passed.fd(7, fs::File::open("/bin/true").unwrap());
+    assert!(passed.status().unwrap().success());
 }

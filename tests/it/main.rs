@@ -9,6 +9,9 @@ mod alone;
 mod async_host;
 mod containment;
 mod distribution;
+#[cfg(feature = "image")]
+mod distroless;
+mod embedder;
 mod errors;
 mod faults;
 mod fds;
@@ -19,7 +22,16 @@ mod harness;
 mod hazards;
 mod host;
 mod ids;
+#[cfg(feature = "image")]
+mod image_hostile;
+#[cfg(feature = "image")]
+mod image_made;
+#[cfg(feature = "image")]
+mod image_open;
+#[cfg(feature = "image")]
+mod image_run;
 mod inherited;
+mod keyring;
 mod killed;
 mod landlock;
 mod languages;
@@ -35,6 +47,7 @@ mod public_api;
 mod report;
 mod root;
 mod seccomp;
+#[cfg(feature = "image")]
 mod store;
 mod threads;
 mod tidy;

@@ -21,6 +21,7 @@ use crate::skip;
 
 const PROC: &str = "
   mount         proc /proc
+  namespaces    max_user_namespaces 0
   mount         mask /proc/acpi
   mount         mask /proc/asound
   mount         mask /proc/interrupts
@@ -127,6 +128,8 @@ program:
   fds           close_range 3-
 <state>
   capabilities  securebits 0xef
+  process       session keyring new
+  exec          look at /program
   capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -275,7 +278,9 @@ fn what_the_caller_mounts_at_dev_proc_or_tmp_is_there_instead() {
   mount         tmpfs /dev size=1073741824 nr_inodes=65536 mode=1777
   mount         tmpfs /tmp size=1 nr_inodes=1 mode=1777
 ";
-    assert_plan(&program(&sandbox), &format!("{OWN_MAPS}{mounts}{REST}"));
+    // Without a /proc of its own, it is the host's that is written through.
+    let start = OWN_MAPS.replace("(none)\n", "(none)\n  namespaces    max_user_namespaces 0\n");
+    assert_plan(&program(&sandbox), &format!("{start}{mounts}{REST}"));
 }
 
 #[test]
@@ -368,6 +373,7 @@ host:
 program:
 {}<root>  capabilities  securebits 0xef
 <leaves>  ids           setgroups none
+  process       session keyring new
 <root>  capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -397,10 +403,13 @@ fn without_a_pid_namespace_one_process_takes_all_steps_and_there_is_no_proc() {
     let names = "
   namespaces    sethostname belljar
   namespaces    setdomainname (none)
+  namespaces    max_user_namespaces 0
 ";
     let program_steps = PROGRAM.replace("<privileged>", "");
     let rest = "
   capabilities  securebits 0xef
+  process       session keyring new
+  exec          look at /program
   capabilities  ambient set none
   capabilities  capset none
   capabilities  no_new_privs
@@ -489,7 +498,34 @@ init:
 ";
     // The groups are left inside: nothing denies that without a user namespace.
     let rest = REST.replace("securebits 0xef\n", "securebits 0xef\n<leaves>  ids           setgroups none\n");
-    assert_plan(&command, &format!("{start}<proc>\n<dev>\n{tmp}{rest}"));
+    // The host's own bound is the host's.
+    let proc = PROC.replace("  namespaces    max_user_namespaces 0\n", "");
+    assert_plan(&command, &format!("{start}{proc}<dev>\n{tmp}{rest}"));
+}
+
+#[test]
+fn a_program_that_may_use_keys_gets_a_keyring_of_its_own() {
+    let text = |seccomp| plan(&Sandbox::new().seccomp(seccomp).command("/program"));
+    let allowed = [Seccomp::off(), Seccomp::off().deny(["keyctl"]), Seccomp::container().allow(["request_key"])];
+    for seccomp in allowed {
+        assert!(text(seccomp.clone()).contains("session keyring new"), "{seccomp:?}");
+    }
+    for seccomp in [Seccomp::container(), Seccomp::new(), Seccomp::off().kill(["add_key", "keyctl", "request_key"])] {
+        assert!(!text(seccomp.clone()).contains("session keyring new"), "{seccomp:?}");
+    }
+}
+
+#[test]
+fn new_user_namespaces_are_to_be_had_by_name() {
+    let bound = "max_user_namespaces 0";
+    let text = |seccomp| plan(&Sandbox::new().seccomp(seccomp).command("/program"));
+    for seccomp in [Seccomp::off(), Seccomp::container(), Seccomp::container().allow(["ptrace"]).deny(["unshare"])] {
+        assert!(text(seccomp.clone()).contains(bound), "{seccomp:?}");
+    }
+    for name in ["clone", "clone3", "unshare"] {
+        assert!(!text(Seccomp::container().allow([name])).contains(bound), "{name}");
+        assert!(!text(Seccomp::off().allow([name])).contains(bound), "{name}");
+    }
 }
 
 #[test]
@@ -865,8 +901,5 @@ fn the_last_layers_come_after_the_last_mount_and_the_filter_last() {
     assert_eq!(step("seccomp").map(|at| at + 1), step("exec          execve /program"), "{plan}");
     // What is mounted writable can be written, and nothing else.
     let rules: Vec<_> = plan.lines().filter_map(|line| line.trim().strip_prefix("landlock      allow ")).collect();
-    assert_eq!(
-        rules,
-        ["rx /", "rwx /dev", "rwx /proc", "rwx /dev/shm", "rwx /tmp", "rwx /work", "files passed as 0 1 2"]
-    );
+    assert_eq!(rules, ["rx /", "rwx /dev", "rwx /dev/shm", "rwx /tmp", "rwx /work", "files passed as 0 1 2"]);
 }

@@ -2,11 +2,12 @@
 
 use belljar::{Enforcement, Landlock, Layer, Namespaces, Network, Report, Sandbox, Seccomp, Stdio};
 
-use crate::again::{again, is_again};
+use crate::again::{again, is_again, own_mounts, works};
 use crate::filter::{ABSENT, SWITCHED_OFF, filter};
 use crate::harness::host;
+use crate::skip;
 
-const LAYERS: [Layer; 9] = [
+const LAYERS: [Layer; 10] = [
     Layer::Namespaces,
     Layer::Ids,
     Layer::Mount,
@@ -14,6 +15,7 @@ const LAYERS: [Layer; 9] = [
     Layer::Fds,
     Layer::Limits,
     Layer::Capabilities,
+    Layer::Process,
     Layer::Landlock,
     Layer::Seccomp,
 ];
@@ -132,4 +134,26 @@ fn printed_it_is_a_table() {
         assert_eq!(state == Some(&"in force"), reason.is_empty(), "a reason for the others:\n{table}");
     }
     assert!(table.contains("landlock      off       switched off by the policy"), "{table}");
+}
+
+#[test]
+fn user_namespaces_that_could_not_be_bounded_are_told() {
+    const NAME: &str = "report::user_namespaces_that_could_not_be_bounded_are_told";
+    let some = host().namespaces(Namespaces::default() - Namespaces::PID);
+    if !is_again() {
+        let (report, _) = reported(&some);
+        assert!(!report.to_string().contains("user namespaces"), "the control: {report}");
+        let mount = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
+        let words = [own_mounts(), &["sh", "-ec", mount, "sh"]].concat();
+        if !works(&[&words[..], &["true"]].concat()) {
+            skip!("no mount namespace is to be had here");
+        }
+        again(NAME, &words);
+        return;
+    }
+    let (report, _) = reported(&some);
+    let namespaces = report.layer(Layer::Namespaces).unwrap();
+    assert_eq!(namespaces.enforcement(), Enforcement::Partly);
+    let why = "shared with the host: pid; new user namespaces are not bounded: /proc/sys can't be written on this host";
+    assert_eq!(namespaces.why(), Some(why));
 }

@@ -6,6 +6,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -265,6 +266,38 @@ static long orphaned(long action) {
     return syscall(SYS_getppid) < 0 ? -1 : 0;
 }
 
+// Its supervisor is killed while it waits for an answer: before the question is taken, or after.
+static long supervised(long taken) {
+    long listener = add(SECCOMP_RET_USER_NOTIF, SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    pid_t supervisor = listener < 0 ? -1 : fork();
+    if (supervisor < 0) return 0;
+    if (supervisor == 0) {
+        struct pollfd asked = {listener, POLLIN, 0};
+        struct seccomp_notif question = {0};
+        poll(&asked, 1, -1);
+        if (taken) ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &question);
+        kill(getpid(), SIGKILL);
+    }
+    close(listener);
+    return syscall(SYS_getppid) < 0 ? -1 : 0;
+}
+
+// Breaks a filter of its own, with a process left behind that holds standard output.
+static void violate(void) {
+    int pair[2];
+    char byte;
+    if (pipe(pair)) return;
+    if (fork() == 0) {
+        puts("left behind");
+        fflush(stdout);
+        (void)!write(pair[1], "!", 1);
+        for (;;) pause();
+    }
+    (void)!read(pair[0], &byte, 1);
+    add(SECCOMP_RET_KILL_PROCESS, 0);
+    syscall(SYS_getppid);
+}
+
 static void nested(void) {
     in_child("nested", SECCOMP_RET_ERRNO | 42, denied);
     in_child("nested-kill", SECCOMP_RET_KILL_PROCESS, denied);
@@ -311,6 +344,11 @@ int main(int argc, char **argv) {
     if (!strcmp(set, "modes")) modes();
     if (!strcmp(set, "starts")) starts();
     if (!strcmp(set, "nested")) nested();
+    if (!strcmp(set, "supervised")) {
+        in_child("pending", 0, supervised);
+        in_child("taken", 1, supervised);
+    }
+    if (!strcmp(set, "violate")) violate();
     if (!strcmp(set, "call")) return call(count, words);
     if (!strcmp(set, "grandchild")) in_child("child", 0, call_deeper);
     // What its tracer, if it has got one, is told of.

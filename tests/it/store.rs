@@ -27,5 +27,8 @@ fn a_large_image_is_unpacked_once() {
     let started = std::time::Instant::now();
     store.unpack(&image).unwrap();
     eprintln!("{:?}", started.elapsed());
-    let _ = std::process::Command::new("sh").arg("-c").arg(format!("du -sh {0}; ls {0}/store/*", dir.path().display())).status();
+    let _ = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!("du -sh {0}; ls {0}/store/*", dir.path().display()))
+        .status();
 }

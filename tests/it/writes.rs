@@ -8,9 +8,30 @@ use std::process::Command;
 use belljar::{Child, ErrorKind, IdMap, Layer, Namespaces, Outcome, Rootfs, Sandbox, Stdio};
 
 use crate::alone::{again, is_role};
-use crate::harness::{noop, real, sh, temp_dir};
+use crate::harness::{noop, real, removable, sh, temp_dir};
 use crate::mounts::snapshot;
 use crate::{for_root, skip};
+
+/// A directory that is gone at the end, with what overlayfs has made in it.
+struct Scratch(tempfile::TempDir);
+
+fn scratch() -> Scratch {
+    Scratch(temp_dir())
+}
+
+impl Scratch {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for base in ["", "kept", "other"] {
+            removable(&self.path().join(base));
+        }
+    }
+}
 
 /// The host's programs, on a root that has none.
 fn tools(root: impl Into<Rootfs>) -> Sandbox {
@@ -60,7 +81,7 @@ const CHANGED: &str = "changed\nb\nnew\nchanged\nchanged\n750\nx\n";
 
 #[test]
 fn an_ephemeral_root_takes_every_change_and_the_directory_none() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let before = snapshot(&lower);
     let sandbox = tools(Rootfs::dir(&lower).ephemeral());
@@ -75,7 +96,7 @@ fn an_ephemeral_root_takes_every_change_and_the_directory_none() {
 
 #[test]
 fn the_root_looks_like_the_directory_that_it_is_made_from() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     fs::set_permissions(&lower, fs::Permissions::from_mode(0o1775)).unwrap();
     let base = mkdir(real(dir.path()).join("kept"));
@@ -88,7 +109,7 @@ fn the_root_looks_like_the_directory_that_it_is_made_from() {
 
 #[test]
 fn what_is_kept_is_there_at_the_next_start_and_in_diff() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let before = snapshot(&lower);
     let base = mkdir(real(dir.path()).join("kept"));
@@ -108,7 +129,7 @@ fn what_is_kept_is_there_at_the_next_start_and_in_diff() {
 
 #[test]
 fn a_directory_for_changes_has_one_sandbox_at_a_time() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let base = mkdir(real(dir.path()).join("kept"));
     let sandbox = tools(Rootfs::dir(&lower).overlay(&base));
@@ -148,7 +169,7 @@ fn a_directory_for_changes_has_one_sandbox_at_a_time() {
 
 #[test]
 fn a_writable_root_is_the_directory_itself() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let root = Rootfs::dir(&lower).writable();
     let error = tools(root.clone()).command("sh").spawn().unwrap_err();
@@ -176,7 +197,7 @@ fn a_writable_root_is_the_directory_itself() {
 /// What is mounted in a writable root stays what it is, by the mount table alone.
 #[test]
 fn what_is_read_only_stays_so_in_a_writable_root() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let base = mkdir(real(dir.path()).join("kept"));
     let other = mkdir(real(dir.path()).join("other"));
@@ -194,7 +215,7 @@ fn what_is_read_only_stays_so_in_a_writable_root() {
 
 #[test]
 fn memory_is_bounded() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     for root in [Rootfs::dir(&lower).ephemeral(), Rootfs::dir(&lower).copied(), Rootfs::empty().ephemeral()] {
         let sandbox = tools(root.clone().size(1 << 20).inodes(64));
@@ -208,7 +229,7 @@ fn memory_is_bounded() {
 
 #[test]
 fn sandboxes_of_one_directory_do_not_meet() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let before = snapshot(&lower);
     let sandbox = tools(Rootfs::dir(&lower).ephemeral());
@@ -227,7 +248,7 @@ fn sandboxes_of_one_directory_do_not_meet() {
 
 #[test]
 fn hundreds_of_layers_are_one_root() {
-    let dir = temp_dir();
+    let dir = scratch();
     let dir = real(dir.path());
     let layers: Vec<_> =
         (0..300).map(|number| mkdir(dir.join(format!("layer, with: a \\ and number {number}")))).collect();
@@ -236,7 +257,7 @@ fn hundreds_of_layers_are_one_root() {
         fs::write(layer.join("top"), format!("{number}\n")).unwrap();
     }
     let before = snapshot(&dir);
-    let kept = temp_dir();
+    let kept = scratch();
     let root = Rootfs::layers(&layers);
     let script = "ls /file* | wc -l; cat /top";
     assert_eq!(sh(&tools(root.clone()), script), "300\n299\n");
@@ -265,7 +286,7 @@ fn an_empty_and_the_hosts_root_can_be_written_around() {
     let script = "mkdir -p /var/lib/x; echo y >/etc/new; cat /etc/new; touch /usr/new 2>/dev/null || echo refused";
     assert_eq!(sh(&host, script), "y\nrefused\n");
     assert!(!Path::new("/usr/new").exists() && !Path::new("/etc/new").exists());
-    let dir = temp_dir();
+    let dir = scratch();
     let kept = Sandbox::new().rootfs(Rootfs::host().overlay(real(dir.path())));
     sh(&kept, "echo z >/etc/new");
     assert_eq!(sh(&kept, "cat /etc/new"), "z\n");
@@ -275,7 +296,7 @@ fn an_empty_and_the_hosts_root_can_be_written_around() {
 
 #[test]
 fn what_makes_no_sense_is_told_before_anything_exists() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let inner = lower.join("etc");
     let many: Vec<_> = (0..500).map(|number| mkdir(real(dir.path()).join(number.to_string()))).collect();
@@ -326,7 +347,7 @@ fn what_makes_no_sense_is_told_before_anything_exists() {
 
 #[test]
 fn marks_that_a_directory_has_planted_lead_nowhere() {
-    let dir = temp_dir();
+    let dir = scratch();
     let dir = real(dir.path());
     let [low, high] = ["low", "high"].map(|name| mkdir(dir.join(name)));
     for name in ["secret", "open"] {
@@ -367,7 +388,7 @@ fn marks_that_a_directory_has_planted_lead_nowhere() {
 #[test]
 fn files_of_somebody_who_is_not_mapped_stay_his_unless_copied() {
     for_root!();
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     for path in ["etc", "etc/hello"] {
         std::os::unix::fs::chown(lower.join(path), Some(1234), Some(1234)).unwrap();
@@ -387,7 +408,7 @@ fn files_of_somebody_who_is_not_mapped_stay_his_unless_copied() {
 #[test]
 fn root_without_a_user_namespace_writes_the_same() {
     for_root!();
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let before = snapshot(&lower);
     let base = mkdir(real(dir.path()).join("kept"));
@@ -403,7 +424,7 @@ fn root_without_a_user_namespace_writes_the_same() {
 
 #[test]
 fn without_a_pid_namespace_it_is_the_same() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     let base = mkdir(real(dir.path()).join("kept"));
     for root in [Rootfs::dir(&lower).ephemeral(), Rootfs::dir(&lower).overlay(&base), Rootfs::dir(&lower).copied()] {
@@ -414,7 +435,7 @@ fn without_a_pid_namespace_it_is_the_same() {
 
 #[test]
 fn a_copy_is_one_of_files_links_modes_and_times() {
-    let dir = temp_dir();
+    let dir = scratch();
     let lower = lower(dir.path());
     fs::set_permissions(lower.join("etc/hello"), fs::Permissions::from_mode(0o640)).unwrap();
     fs::set_permissions(lower.join("var/lib/data"), fs::Permissions::from_mode(0o500)).unwrap();

@@ -2,6 +2,7 @@
 
 mod binds;
 mod fds;
+mod inside;
 mod memory;
 mod mounts;
 mod spawn;
@@ -9,6 +10,7 @@ mod threads;
 
 pub(crate) use binds::binds;
 pub(crate) use fds::fds;
+pub(crate) use inside::inside;
 pub(crate) use memory::memory;
 pub(crate) use mounts::mounts;
 pub(crate) use spawn::spawn;

@@ -163,7 +163,8 @@ fn target(target: Vec<u8>, limits: &UnpackLimits) -> Checked<Vec<u8>> {
 fn char_device((major, minor): (u32, u32)) -> Checked<Kind> {
     match (major, minor) {
         (0, 0) => {
-            let fault = Fault::new("it is the character device 0, 0, which overlayfs takes for a file that is not there");
+            let fault =
+                Fault::new("it is the character device 0, 0, which overlayfs takes for a file that is not there");
             Err(fault.with_hint("It was packed from a directory of overlayfs: pack what is mounted instead."))
         }
         _ => Ok(Kind::CharDevice { major, minor }),

@@ -27,7 +27,9 @@ impl Xattrs {
             refuse!("its extended attributes have more than {limit} bytes, which is the limit");
         }
         if name.is_empty() || name.len() > NAME || value.len() > VALUE {
-            refuse!("its extended attribute \"{told}\" is none that Linux has: a name of 1 to {NAME} bytes, a value of {VALUE}");
+            refuse!(
+                "its extended attribute \"{told}\" is none that Linux has: a name of 1 to {NAME} bytes, a value of {VALUE}"
+            );
         }
         // GNU tar encodes these two, Go and Python take them as they are.
         if name.windows(3).any(|part| matches!(part, b"%3D" | b"%25")) {

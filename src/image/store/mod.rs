@@ -28,8 +28,8 @@ use lock::Locked;
 use nix::fcntl::FlockArg;
 use ownership::Owners;
 pub use ownership::Ownership;
-pub(crate) use unpack::Stored;
 pub use unpack::Progress;
+pub(crate) use unpack::Stored;
 
 /// A directory with unpacked layers, shared by all images, sandboxes and processes that open it.
 ///
@@ -250,7 +250,9 @@ fn check(dir: &Path) -> Result<()> {
     }
     match metadata.mode() & 0o077 {
         0 => Ok(()),
-        _ => refused("others may use the directory", "choose one that does not exist, or remove their rights: chmod 700"),
+        _ => {
+            refused("others may use the directory", "choose one that does not exist, or remove their rights: chmod 700")
+        }
     }
 }
 

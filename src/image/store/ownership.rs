@@ -76,9 +76,14 @@ fn subordinate(own: u32, file: &str) -> Result<Vec<IdMap>> {
         inside = inside.saturating_add(count);
     }
     match map.len() {
-        1 => Err(Error::new(Layer::Image, ErrorKind::Unsupported, "ownership", format!("{file} gives the caller no ids"))
-            .with_path(file)
-            .with_hint(format!("as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}", name()))),
+        1 => Err(Error::new(
+            Layer::Image,
+            ErrorKind::Unsupported,
+            "ownership",
+            format!("{file} gives the caller no ids"),
+        )
+        .with_path(file)
+        .with_hint(format!("as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}", name()))),
         _ => Ok(map),
     }
 }
@@ -89,7 +94,8 @@ fn name() -> String {
 
 /// Every id that there is here, as itself.
 fn identity(file: &str) -> Result<Vec<IdMap>> {
-    let failed = |error: std::io::Error| Error::os(Layer::Image, "ownership", error.raw_os_error().unwrap_or(libc::EIO));
+    let failed =
+        |error: std::io::Error| Error::os(Layer::Image, "ownership", error.raw_os_error().unwrap_or(libc::EIO));
     let text = std::fs::read_to_string(file).map_err(|error| failed(error).with_path(file))?;
     let line = |line: &str| {
         let mut fields = line.split_whitespace().map(|field| field.parse::<u32>().ok());

@@ -208,7 +208,9 @@ impl<'a> Tree<'a> {
         match linked {
             Ok(()) => Ok(()),
             Err((_, Errno(libc::ENOENT))) => self.copy(link, other, attributes),
-            Err((_, Errno(errno))) => Err(Error::os(Layer::Image, format!("link \"{}\"", Escaped(link.as_bytes())), errno)),
+            Err((_, Errno(errno))) => {
+                Err(Error::os(Layer::Image, format!("link \"{}\"", Escaped(link.as_bytes())), errno))
+            }
         }
     }
 

@@ -35,8 +35,8 @@ const COPY_MAX: u64 = 65_536;
 /// What it takes to resolve names, with the host's network.
 const RESOLVER: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
-const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost\n";
-const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
+pub(crate) const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost\n";
+pub(crate) const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n";
 
 pub(super) fn lower(host_network: bool, (uid, gid): (u32, u32), steps: &mut Vec<Step>) -> Result<()> {
     for path in USERLAND.into_iter().chain(ETC) {

@@ -1,5 +1,7 @@
 //! The root file system and everything mounted in it.
 
+#[cfg(feature = "image")]
+mod distroless;
 mod host;
 mod overlay;
 mod path;
@@ -13,6 +15,12 @@ use crate::error::{Error, Layer, Result};
 use crate::plan::{Content, Escaped, HostPath, Inside, InsideKind, Step, attr};
 use path::{HostKind, host_path, inside, split};
 
+#[cfg(feature = "image")]
+pub use distroless::Distroless;
+#[cfg(feature = "image")]
+pub(crate) use host::{HOSTS, NSSWITCH};
+#[cfg(feature = "image")]
+pub(crate) use path::is_system;
 pub use tmpfs::Tmpfs;
 
 pub(crate) use overlay::is_writable_root;
@@ -25,6 +33,9 @@ pub(crate) enum Source {
     Dir(PathBuf),
     /// Directories that are stacked, the first lowest.
     Layers(Vec<PathBuf>),
+    /// An empty root, and mounts before the caller's that make it one for a program.
+    #[cfg(feature = "image")]
+    Distroless(Distroless),
 }
 
 /// What becomes of what the program writes to the root.

@@ -25,6 +25,8 @@ pub(super) fn lower(root: &Root, content: &[Step]) -> Result<Vec<Step>> {
     }
     let dirs = match &root.source {
         Source::Empty | Source::Host => Vec::new(),
+        #[cfg(feature = "image")]
+        Source::Distroless(_) => Vec::new(),
         Source::Dir(dir) => vec![host_dir(dir)?],
         Source::Layers(dirs) => layers(dirs)?,
     };

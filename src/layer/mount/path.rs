@@ -116,7 +116,8 @@ fn names(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(name).collect()
 }
 
-fn is_system(dir: &Path) -> bool {
+/// Whether only the system makes links in a directory.
+pub(crate) fn is_system(dir: &Path) -> bool {
     SYSTEM_DIRS.iter().any(|known| dir == Path::new(known)) || SYSTEM_TREES.iter().any(|tree| dir.starts_with(tree))
 }
 

@@ -2,10 +2,11 @@
 //!
 //! The kernel runs a filter once for every system call when it is installed (`seccomp_cache_prepare`), so that the depth
 //! counts at every start, and not only at every call: a list of comparisons costs more than all other layers together.
+//! It compiles every instruction, too: what returns the same, or compares the same, does it by the same instructions.
 
 use std::collections::BTreeMap;
 
-use super::{Action, Clauses, Operator, SyscallArg};
+use super::{Action, Clause, Clauses, Operator, SyscallArg};
 use crate::sys::{AUDIT_ARCH, BpfInstruction};
 
 /// `struct seccomp_data`: the number, the processor, the instruction pointer, six arguments.
@@ -26,17 +27,14 @@ pub(super) const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 /// Compiles what is decided of each system call; `default` is for those that are not named.
 pub(super) fn compile(rules: &BTreeMap<u32, Clauses>, default: Action) -> Vec<BpfInstruction> {
-    let enosys = Action::Errno(libc::ENOSYS as u16);
-    let mut program = vec![
-        instruction(LOAD, ARCH),
-        branch(IF_EQ, AUDIT_ARCH, 1, 0),
-        result(enosys),
-        instruction(LOAD, NUMBER),
-        branch(IF_GE, TOO_LARGE, 0, 1),
-        result(enosys),
-    ];
-    program.extend(tree(&ranges(rules, default)));
-    program
+    let mut program = Program(Vec::new());
+    let tree = program.tree(&ranges(rules, default));
+    let enosys = program.result(Action::Errno(libc::ENOSYS as u16));
+    program.branch(IF_GE, TOO_LARGE, enosys, tree);
+    let number = program.push(instruction(LOAD, NUMBER));
+    program.branch(IF_EQ, AUDIT_ARCH, number, enosys);
+    program.push(instruction(LOAD, ARCH));
+    program.0.into_iter().rev().collect()
 }
 
 /// A range of numbers, by its start, for which the same is decided.
@@ -72,120 +70,141 @@ fn with_default(clauses: &Clauses, default: Action) -> Clauses {
     clauses
 }
 
-/// The tree over some ranges: halves them until one is left.
-fn tree(ranges: &[Range]) -> Vec<BpfInstruction> {
-    match ranges {
-        [] => Vec::new(),
-        [(_, clauses)] => decision(clauses),
-        _ => {
-            let (low, high) = ranges.split_at(ranges.len() / 2);
-            let middle = high.first().map_or(0, |(start, _)| *start);
-            let (low, high) = (tree(low), tree(high));
-            let mut program = match u8::try_from(low.len()) {
-                Ok(skip) => vec![branch(IF_GE, middle, skip, 0)],
-                // A conditional jump goes 255 instructions far, an unconditional one anywhere.
-                Err(_) => vec![branch(IF_GE, middle, 0, 1), instruction(JUMP, low.len() as u32)],
+/// A program, from its end to its start: jumps only lead forward, so that a place is there before what leads to it.
+struct Program(Vec<BpfInstruction>);
+
+/// A place in a program: how many instructions there are from it to the end.
+type Label = usize;
+
+/// Half of an argument: where it is, and the bits that count.
+type Half = (u32, u32);
+
+/// A conditional jump goes 255 instructions far, less what may come between.
+const NEAR: usize = 250;
+
+impl Program {
+    fn push(&mut self, instruction: BpfInstruction) -> Label {
+        self.0.push(instruction);
+        self.0.len()
+    }
+
+    /// A place from which a conditional jump reaches `to`: itself, or an unconditional jump, which goes any distance.
+    fn near(&mut self, to: Label) -> Label {
+        match self.0.len() - to {
+            0..=NEAR => to,
+            far => self.push(instruction(JUMP, far as u32)),
+        }
+    }
+
+    fn branch(&mut self, code: u16, k: u32, holds: Label, fails: Label) -> Label {
+        let (holds, fails) = (self.near(holds), self.near(fails));
+        let skip = |to| (self.0.len() - to) as u8;
+        self.push(BpfInstruction { code, jt: skip(holds), jf: skip(fails), k })
+    }
+
+    /// Returns the action: by an instruction that is there already, if one is near.
+    fn result(&mut self, action: Action) -> Label {
+        let result = instruction(RETURN, answer(action));
+        let far = self.0.len().saturating_sub(NEAR);
+        match self.0.iter().skip(far).position(|other| *other == result) {
+            Some(at) => far + at + 1,
+            None => self.push(result),
+        }
+    }
+
+    /// The tree over some ranges: halves them until one is left.
+    fn tree(&mut self, ranges: &[Range]) -> Label {
+        match ranges {
+            [] => self.0.len(),
+            [(_, clauses)] => self.decision(clauses),
+            _ => {
+                let (low, high) = ranges.split_at(ranges.len() / 2);
+                let middle = high.first().map_or(0, |(start, _)| *start);
+                let (high, low) = (self.tree(high), self.tree(low));
+                self.branch(IF_GE, middle, high, low)
+            }
+        }
+    }
+
+    /// The clauses of one system call, in order.
+    fn decision(&mut self, clauses: &Clauses) -> Label {
+        let same = |(one, _): &Clause, (other, _): &Clause| half(one).is_some() && half(one) == half(other);
+        clauses.chunk_by(same).rev().fold(self.0.len(), |next, clauses| self.alternatives(clauses, next))
+    }
+
+    /// Clauses that compare the same half of an argument, which is loaded once; or one clause of any kind.
+    fn alternatives(&mut self, clauses: &[Clause], mut next: Label) -> Label {
+        let loaded = clauses.first().and_then(|(args, _)| half(args));
+        for (args, action) in clauses.iter().rev() {
+            let holds = self.result(*action);
+            next = match (loaded, args.as_slice()) {
+                (Some(_), [arg]) => self.branch(IF_EQ, arg.value as u32, holds, next),
+                _ => args.iter().rev().fold(holds, |holds, arg| self.condition(arg, holds, next)),
             };
-            program.extend(low);
-            program.extend(high);
-            program
         }
+        loaded.map_or(next, |half| self.load(half))
+    }
+
+    /// The machine has 32 bits, so that each half is compared by itself.
+    fn condition(&mut self, arg: &SyscallArg, holds: Label, fails: Label) -> Label {
+        let [(low, value_low), (high, value_high)] = halves(arg);
+        // Three of them are the opposites of the others, with the ways exchanged.
+        let (code, holds, fails) = match arg.operator {
+            Operator::Eq => (IF_EQ, holds, fails),
+            Operator::Ne => (IF_EQ, fails, holds),
+            Operator::Ge => (IF_GE, holds, fails),
+            Operator::Lt => (IF_GE, fails, holds),
+            Operator::Gt => (IF_GT, holds, fails),
+            Operator::Le => (IF_GT, fails, holds),
+        };
+        self.branch(code, value_low, holds, fails);
+        let last = self.load(low);
+        if (high.1, value_high) == (0, 0) {
+            return last;
+        }
+        let equal = self.branch(IF_EQ, value_high, last, fails);
+        if code != IF_EQ {
+            self.branch(IF_GT, value_high, holds, equal);
+        }
+        self.load(high)
+    }
+
+    /// Loads half of an argument, and what the mask leaves of it, for what was pushed last.
+    fn load(&mut self, (at, mask): Half) -> Label {
+        if mask != u32::MAX {
+            self.push(instruction(AND, mask));
+        }
+        self.push(instruction(LOAD, at))
     }
 }
 
-/// The clauses of one system call, in order.
-fn decision(clauses: &Clauses) -> Vec<BpfInstruction> {
-    clauses.iter().flat_map(|(args, action)| clause(args, *action)).collect()
+/// The lower and the upper half of an argument, each with the value for it.
+fn halves(arg: &SyscallArg) -> [(Half, u32); 2] {
+    let at = ARGS + 8 * u32::from(arg.index);
+    [(at, 0), (at + 4, 32)].map(|(at, shift)| ((at, (arg.mask >> shift) as u32), (arg.value >> shift) as u32))
 }
 
-/// Tests every condition, and returns if all hold; goes on behind the clause if not.
-fn clause(args: &[SyscallArg], action: Action) -> Vec<BpfInstruction> {
-    let mut program = vec![result(action)];
-    for arg in args.iter().rev() {
-        // How far the end of the clause lies behind the instructions of this condition.
-        let rest = program.len() as u8;
-        let mut test = condition(arg, rest);
-        test.append(&mut program);
-        program = test;
-    }
-    program
-}
-
-/// One condition: falls through if it holds, and skips `rest` more instructions if not.
-///
-/// The machine has 32 bits, so that each half is compared by itself.
-fn condition(arg: &SyscallArg, rest: u8) -> Vec<BpfInstruction> {
-    let SyscallArg { index, operator, mask, value } = *arg;
-    let (low, high) = (ARGS + 8 * u32::from(index), ARGS + 8 * u32::from(index) + 4);
-    let half = |number: u64, shift: u32| (number >> shift) as u32;
-    if (operator, half(mask, 32)) == (Operator::Eq, 0) && half(value, 32) == 0 {
-        let mut program = load_masked(low, half(mask, 0));
-        program.push(branch(IF_EQ, half(value, 0), 0, rest));
-        return program;
-    }
-    let (load_low, load_high) = (load_masked(low, half(mask, 0)), load_masked(high, half(mask, 32)));
-    let (value_low, value_high) = (half(value, 0), half(value, 32));
-    let second = load_low.len() as u8 + 1;
-    let mut program = load_high;
-    match operator {
-        Operator::Eq => {
-            program.push(branch(IF_EQ, value_high, 0, second + rest));
-            program.extend(load_low);
-            program.push(branch(IF_EQ, value_low, 0, rest));
-        }
-        Operator::Ne => {
-            program.push(branch(IF_EQ, value_high, 0, second));
-            program.extend(load_low);
-            program.push(branch(IF_EQ, value_low, rest, 0));
-        }
-        Operator::Ge | Operator::Gt => {
-            let last = if operator == Operator::Ge { IF_GE } else { IF_GT };
-            program.push(branch(IF_GT, value_high, second + 1, 0));
-            program.push(branch(IF_EQ, value_high, 0, second + rest));
-            program.extend(load_low);
-            program.push(branch(last, value_low, 0, rest));
-        }
-        // The opposite of the above, with the ways exchanged.
-        Operator::Lt | Operator::Le => {
-            let last = if operator == Operator::Lt { IF_GE } else { IF_GT };
-            program.push(branch(IF_GT, value_high, second + 1 + rest, 0));
-            program.push(branch(IF_EQ, value_high, 0, second));
-            program.extend(load_low);
-            program.push(branch(last, value_low, rest, 0));
-        }
-    }
-    program
-}
-
-/// Loads a half of an argument, and what the mask leaves of it.
-fn load_masked(at: u32, mask: u32) -> Vec<BpfInstruction> {
-    match mask {
-        u32::MAX => vec![instruction(LOAD, at)],
-        mask => vec![instruction(LOAD, at), instruction(AND, mask)],
-    }
+/// What a clause compares, if it is no more than whether a lower half equals something.
+fn half(args: &[SyscallArg]) -> Option<Half> {
+    let [arg] = args else { return None };
+    let [(low, _), ((_, mask_high), value_high)] = halves(arg);
+    ((arg.operator, mask_high, value_high) == (Operator::Eq, 0, 0)).then_some(low)
 }
 
 fn instruction(code: u16, k: u32) -> BpfInstruction {
     BpfInstruction { code, jt: 0, jf: 0, k }
 }
 
-fn branch(code: u16, k: u32, jt: u8, jf: u8) -> BpfInstruction {
-    BpfInstruction { code, jt, jf, k }
-}
-
-fn result(action: Action) -> BpfInstruction {
-    instruction(
-        RETURN,
-        match action {
-            Action::Allow => libc::SECCOMP_RET_ALLOW,
-            Action::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
-            Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
-            #[cfg(feature = "oci")]
-            Action::Log => libc::SECCOMP_RET_LOG,
-            #[cfg(feature = "oci")]
-            Action::Trap => libc::SECCOMP_RET_TRAP,
-        },
-    )
+fn answer(action: Action) -> u32 {
+    match action {
+        Action::Allow => libc::SECCOMP_RET_ALLOW,
+        Action::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
+        Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        #[cfg(feature = "oci")]
+        Action::Log => libc::SECCOMP_RET_LOG,
+        #[cfg(feature = "oci")]
+        Action::Trap => libc::SECCOMP_RET_TRAP,
+    }
 }
 
 #[cfg(test)]

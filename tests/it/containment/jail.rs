@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
-use belljar::{Landlock, Namespaces, Sandbox, Seccomp};
+use belljar::{Capabilities, Landlock, Namespaces, Sandbox, Seccomp};
 
 use super::stage::Stage;
 
@@ -37,6 +37,9 @@ impl Jail {
     pub(super) const ALL: [Self; 7] =
         [Self::Outside, Self::Always, Self::Namespaces, Self::Landlock, Self::Seccomp, Self::All, Self::Bwrap];
 
+    /// Those in which capabilities that are kept tell what else holds.
+    pub(super) const WITH_CAPABILITIES: [Self; 4] = [Self::Always, Self::Namespaces, Self::Landlock, Self::Seccomp];
+
     pub(super) fn is_here(self) -> bool {
         self != Self::Bwrap || crate::again::works(&["bwrap", "--version"])
     }
@@ -46,20 +49,21 @@ impl Jail {
         !matches!(self, Self::Namespaces | Self::All | Self::Bwrap)
     }
 
-    pub(super) fn run(self, stage: &Stage, args: &[String]) -> Output {
+    /// Runs the probe, which keeps capabilities if it is in a sandbox of ours.
+    pub(super) fn run(self, stage: &Stage, args: &[String], kept: Capabilities) -> Output {
         match self {
             Self::Outside => plain(Command::new(super::probe()), stage, args),
             Self::Bwrap => plain(bwrap(stage), stage, args),
-            _ => self.sandboxed(stage, args),
+            _ => self.sandboxed(stage, args, kept),
         }
     }
 
-    fn sandboxed(self, stage: &Stage, args: &[String]) -> Output {
+    fn sandboxed(self, stage: &Stage, args: &[String], kept: Capabilities) -> Output {
         let (program, [ro, rw]) = (super::probe(), stage.bound());
         let bound = Sandbox::new().bind_ro(&program, "/probe").bind_ro(&ro, "/ro").bind(&rw, "/rw");
         let bare = Sandbox::new().namespaces(Namespaces::empty()).landlock(Landlock::off()).seccomp(Seccomp::off());
         // What the derived rules allow in such a sandbox.
-        let rules = Landlock::new().allow_execute(&program).allow_read(&ro).allow_write(&rw).allow_write("/proc");
+        let rules = Landlock::new().allow_execute(&program).allow_read(&ro).allow_write(&rw).allow_execute("/proc");
         let sandbox = match self {
             Self::All => bound,
             Self::Namespaces => bound.landlock(Landlock::off()).seccomp(Seccomp::off()),
@@ -67,6 +71,7 @@ impl Jail {
             Self::Seccomp => bare.seccomp(Seccomp::container()),
             _ => bare,
         };
+        let sandbox = sandbox.capabilities(kept);
         let mut command = match self.sees_host() {
             true => sandbox.command(&program),
             false => sandbox.command("/probe"),

@@ -13,12 +13,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use belljar::Capabilities;
+
 use crate::again::{is_again, output};
 use crate::alone::watch;
-use crate::harness::{children, compile_static, is_root, mounts, open_fds, token};
+use crate::harness::{children, compile_static, host, is_root, mounts, namespaces_alone, open_fds, sh, token};
 use crate::skip;
 
-use checks::{CHECKS, Check, ELSEWHERE, Judge, Needs};
+use checks::{ALONE, CHECKS, Check, ELSEWHERE, Judge, Needs};
 use jail::Jail;
 use stage::Stage;
 
@@ -40,6 +42,8 @@ struct Row {
     check: &'static Check,
     held: BTreeSet<Jail>,
     ran: BTreeSet<Jail>,
+    /// The same with root's capabilities kept: what would hold if it had them after all.
+    held_from_root: BTreeSet<Jail>,
 }
 
 impl Row {
@@ -47,21 +51,30 @@ impl Row {
         let ran: BTreeSet<_> = Jail::ALL.into_iter().filter(|jail| jail.is_here()).collect();
         // A race may be lost by chance.
         let tries = if check.attack.first() == Some(&"race") { 10 } else { 1 };
-        let held = ran.iter().filter(|jail| (0..tries).all(|_| !breached(check, **jail))).copied().collect();
-        Self { check, held, ran }
+        let holds = |jail: Jail, kept| (0..tries).all(|_| !breached(check, jail, kept));
+        let held: BTreeSet<_> = ran.iter().filter(|jail| holds(**jail, Capabilities::empty())).copied().collect();
+        let kept = is_root() && held.contains(&Jail::Always);
+        let again = if kept { &Jail::WITH_CAPABILITIES[..] } else { &[] };
+        let held_from_root = again.iter().filter(|jail| holds(**jail, own_capabilities())).copied().collect();
+        Self { check, held, ran, held_from_root }
     }
 
     fn is_void(&self) -> bool {
         self.held.contains(&Jail::Outside)
     }
 
-    /// The layers that hold it alone. What is always on is part of every jail: where that holds, no other can be told.
+    /// The layers that hold it alone. What is always on is part of every jail: where that holds, the others are told by
+    /// what they do with capabilities kept, if it is their lack that has held.
     fn layers(&self) -> Vec<&'static str> {
-        if self.held.contains(&Jail::Always) {
-            return vec!["always"];
-        }
         let layers = [(Jail::Namespaces, "namespaces"), (Jail::Landlock, "landlock"), (Jail::Seccomp, "seccomp")];
-        layers.into_iter().filter(|(jail, _)| self.held.contains(jail)).map(|(_, name)| name).collect()
+        let held_by = |held: &BTreeSet<Jail>| {
+            let held = layers.iter().filter(|(jail, _)| held.contains(jail) && !held.contains(&Jail::Always));
+            held.map(|(_, name)| *name).collect()
+        };
+        match self.held.contains(&Jail::Always) {
+            true => [vec!["always"], held_by(&self.held_from_root)].concat(),
+            false => held_by(&self.held),
+        }
     }
 
     /// Whether the host itself refuses it to everybody, so that there is nothing to prove here.
@@ -95,10 +108,17 @@ impl Row {
     }
 }
 
+/// What the caller has: root of a container lacks some.
+fn own_capabilities() -> Capabilities {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap().trim();
+    Capabilities::from_bits_truncate(u64::from_str_radix(permitted, 16).unwrap())
+}
+
 /// Performs an attack once, and tells whether it has worked.
-fn breached(check: &Check, jail: Jail) -> bool {
+fn breached(check: &Check, jail: Jail, kept: Capabilities) -> bool {
     let mut stage = Stage::new(check.attack);
-    let output = jail.run(&stage, &stage.fill(check.attack, jail.sees_host()));
+    let output = jail.run(&stage, &stage.fill(check.attack, jail.sees_host()), kept);
     stage.is_breached(check.judge, &output)
 }
 
@@ -113,6 +133,35 @@ fn table(rows: &[Row]) -> String {
         writeln!(table, "{id:<5} {guarantee:<2}  {tried:<58} {layers:<29} {all:<7} {bwrap}").unwrap();
     }
     table
+}
+
+const TWO_LAYERS: [&str; 4] = ["G1", "G2", "G3", "G4"];
+
+/// What of the guarantees that two layers have to hold is held by how many, as it was seen.
+fn summary(rows: &[Row]) -> String {
+    let mut summary = String::new();
+    for guarantee in TWO_LAYERS {
+        let rows = rows.iter().filter(|row| row.check.guarantee == guarantee && !row.is_missing());
+        let (two, one): (Vec<_>, Vec<_>) = rows.partition(|row| row.layers().len() > 1);
+        writeln!(summary, "{guarantee}: {} attacks held by two layers or more, {} by one:", two.len(), one.len())
+            .unwrap();
+        for row in one {
+            let (layer, why) = (row.layers().join(" "), row.check.alone().unwrap_or("NO REASON IS KNOWN"));
+            writeln!(summary, "    {layer:<11} {}: {why}", row.check.tried).unwrap();
+        }
+    }
+    summary
+}
+
+/// What is not as the list of what one layer holds alone has it.
+fn single_faults(rows: &[Row]) -> Vec<String> {
+    let strict = rows.iter().filter(|row| TWO_LAYERS.contains(&row.check.guarantee) && !row.is_missing());
+    let wrong = strict.filter(|row| (row.layers().len() < 2) != row.check.alone().is_some());
+    let fault = |row: &Row| {
+        let Check { id, tried, .. } = row.check;
+        format!("{id}: {tried}: held by {:?}, and the reason for one alone is {:?}", row.layers(), row.check.alone())
+    };
+    wrong.map(fault).collect()
 }
 
 #[test]
@@ -137,6 +186,7 @@ fn every_attack_is_held_by_the_layers_that_claim_it() {
     let before = snapshot();
     let rows: Vec<_> = CHECKS.iter().filter(|check| check.runs_here()).map(Row::of).collect();
     println!("\n{}", table(&rows));
+    println!("{}", summary(&rows));
     println!("proven by tests of their own:");
     for (id, guarantee, test) in ELSEWHERE {
         println!("{id:<5} {guarantee:<2}  {test}");
@@ -149,19 +199,23 @@ fn every_attack_is_held_by_the_layers_that_claim_it() {
         eprintln!("SKIPPED: {id}: {tried}: this host does not have it");
         assert!(std::env::var_os("BELLJAR_TEST_REQUIRE").is_none(), "everything has to run");
     }
-    let faults: Vec<_> = rows.iter().filter(|row| !row.is_missing()).flat_map(Row::faults).collect();
+    let faults = rows.iter().filter(|row| !row.is_missing()).flat_map(Row::faults);
+    let faults: Vec<_> = faults.chain(single_faults(&rows)).collect();
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
 #[test]
 fn what_two_layers_can_hold_is_held_by_two() {
-    for Check { id, tried, guarantee, held, alone, .. } in CHECKS {
-        let layers = held.split_whitespace().count();
-        let strict = ["G1", "G2", "G3", "G4"].contains(guarantee);
-        assert!(
-            !strict || (layers < 2) != alone.is_empty(),
-            "{id}: {tried}: {layers} layers, and the reason {alone:?}"
-        );
+    // Also of what this host can't try.
+    for check in CHECKS.iter().filter(|check| TWO_LAYERS.contains(&check.guarantee)) {
+        let layers = check.held.split_whitespace().count();
+        let (Check { id, tried, .. }, alone) = (check, check.alone());
+        assert!((layers < 2) == alone.is_some(), "{id}: {tried}: {layers} layers, and the reason {alone:?}");
+    }
+    // Every entry is one of a check, and of one alone.
+    for tried in ALONE.iter().flat_map(|(_, tried)| *tried) {
+        let known = CHECKS.iter().filter(|check| check.tried == *tried);
+        assert_eq!(known.map(|check| TWO_LAYERS.contains(&check.guarantee)).collect::<Vec<_>>(), [true], "{tried}");
     }
 }
 
@@ -241,7 +295,17 @@ fn the_security_policy_names_every_check_and_no_other() {
 fn system_calls_that_nobody_knows_yet_are_missing_and_not_refused() {
     for jail in [Jail::Outside, Jail::Seccomp, Jail::All] {
         let stage = Stage::new(&[]);
-        assert!(jail.run(&stage, &["unknown".to_owned()]).success, "{jail:?}");
+        assert!(jail.run(&stage, &["unknown".to_owned()], Capabilities::empty()).success, "{jail:?}");
+    }
+}
+
+#[test]
+fn no_cgroup_is_mounted_inside() {
+    let script = "! grep ' - cgroup' /proc/self/mountinfo && cat /proc/self/cgroup";
+    for sandbox in [host(), namespaces_alone(&host())] {
+        // In a namespace of its own, every group that the program is in is a root.
+        let groups = sh(&sandbox, script);
+        assert!(!groups.is_empty() && groups.lines().all(|line| line.ends_with(":/")), "{groups}");
     }
 }
 

@@ -277,9 +277,8 @@ static int send_udp(Args a) {
     return sendto(socket(AF_INET, SOCK_DGRAM, 0), "attacked", 8, 0, (void *)&name, sizeof name) < 0 ? -1 : 0;
 }
 
-// Hands a socket of a family to the host, over standard input.
-static int hand_socket(Args a) {
-    int fd = socket(atoi(a[0]), atoi(a[1]), atoi(a[2]));
+// Hands a descriptor to the host, over standard input.
+static int hand(int fd) {
     if (fd < 0) return -1;
     union { struct cmsghdr header; char data[CMSG_SPACE(sizeof fd)]; } control = {0};
     struct iovec byte = {"!", 1};
@@ -288,6 +287,8 @@ static int hand_socket(Args a) {
     memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
     return sendmsg(0, &message, 0) < 0 ? -1 : 0;
 }
+
+static int hand_socket(Args a) { return hand(socket(atoi(a[0]), atoi(a[1]), atoi(a[2]))); }
 
 // Processes.
 
@@ -460,6 +461,55 @@ static int fresh_proc(Args a) {
     return status ? -1 : 0;
 }
 
+// Any file that moves processes or has the kernel run a program, of any cgroup that is mounted.
+static int cgroup_file(Args a) {
+    const char *names[] = {"cgroup.procs", "release_agent", "tasks", "notify_on_release"};
+    char line[4096], dir[4096], path[8192];
+    FILE *mounts = fopen("/proc/self/mountinfo", "r");
+    errno = ENOENT;
+    while (mounts && fgets(line, sizeof line, mounts)) {
+        if (!strstr(line, " - cgroup") || sscanf(line, "%*s %*s %*s %*s %4095s", dir) != 1) continue;
+        for (int i = 0; i < 4; i++) {
+            snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+            int fd = open(path, O_WRONLY | O_CLOEXEC);
+            if (fd >= 0) return hand(fd);
+        }
+    }
+    return -1;
+}
+
+// Mounts a file system of cgroups that a namespace of its own gives the right to.
+static int mount_cgroups(const char *dir, const char *type, const char *hierarchy) {
+    if (mount("cgroup", dir, type, 0, hierarchy)) return -1;
+    return hand(open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+}
+
+static int mount_cgroup2(Args a) {
+    return become_root(CLONE_NEWNS | CLONE_NEWCGROUP) ? -1 : mount_cgroups(a[0], "cgroup2", NULL);
+}
+
+static int mount_cgroup1(Args a) {
+    char line[4096];
+    FILE *own = fopen("/proc/self/cgroup", "r");
+    if (!own || become_root(CLONE_NEWNS | CLONE_NEWCGROUP)) return -1;
+    errno = ENOENT;
+    while (fgets(line, sizeof line, own)) {
+        char *hierarchy = strchr(line, ':') + 1;
+        *strchr(hierarchy, ':') = 0;
+        if (*hierarchy && mount_cgroups(a[0], "cgroup", hierarchy) == 0) return 0;
+    }
+    return -1;
+}
+
+// Dies of a bug, with the largest core file that it may leave.
+static int crash(Args a) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_CORE, &limit) || chdir(a[0])) return -1;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_CORE, &limit);
+    return raise(SIGSEGV);
+}
+
 static int rename_host(Args a) { return become_root(CLONE_NEWUTS) ? -1 : sethostname("attacked", 8); }
 
 static int rings(Args a) {
@@ -568,7 +618,8 @@ static const struct { const char *name; int (*run)(Args); } ATTACKS[] = {
     {"read-key", read_key}, {"capability", has_capability}, {"new-privileges", gain}, {"userns", user_namespace},
     {"userns-clone", user_namespace_clone}, {"userns-clone3", user_namespace_clone3}, {"namespaces", all_namespaces},
     {"mount", mount_tmpfs}, {"bind", mount_bind}, {"move-mount", mount_new}, {"pivot", pivot},
-    {"fsopen", open_filesystem}, {"fresh-proc", fresh_proc}, {"sethostname", rename_host}, {"io-uring", rings},
+    {"fsopen", open_filesystem}, {"fresh-proc", fresh_proc}, {"cgroup", cgroup_file},
+    {"mount-cgroup2", mount_cgroup2}, {"mount-cgroup1", mount_cgroup1}, {"crash", crash}, {"sethostname", rename_host}, {"io-uring", rings},
     {"perf", performance}, {"bpf", load_bpf}, {"userfaultfd", faults}, {"read-implies-exec", domain},
     {"no-randomize", randomization}, {"vmsplice", splice_memory}, {"fanotify", watch_files}, {"handle", by_handle},
 #ifdef __x86_64__

@@ -83,6 +83,8 @@ fn a_long_name_is_not_read_before_it_is_measured() {
         assert!(refusal.contains("1073741824 bytes, and the limit is 1048576"), "{refusal}");
     }
     let name = vec![b'a'; 1 << 20];
-    assert!(refusal_of(&Tar::default().long(b'L', &name).file(b"a", b"").end()).contains("a component of more than 255"));
+    assert!(
+        refusal_of(&Tar::default().long(b'L', &name).file(b"a", b"").end()).contains("a component of more than 255")
+    );
     assert!(read(&Tar::default().long(b'L', b"a").file(b"b", b"").end()).is_ok());
 }

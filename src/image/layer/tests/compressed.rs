@@ -12,7 +12,8 @@ use crate::ErrorKind;
 use crate::image::layer::{LayerReader, UnpackLimits};
 
 fn archive() -> Vec<u8> {
-    let data: Vec<u8> = (0..700_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()).take(700_000).collect();
+    let data: Vec<u8> =
+        (0..700_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()).take(700_000).collect();
     Tar::default().file(b"a", &data).file(b"b", b"end").end()
 }
 

@@ -128,7 +128,9 @@ fn times_are_any_that_a_number_holds() {
     ] {
         assert_eq!(only(pax(value)).mtime, Time { seconds, nanoseconds });
     }
-    for value in [&b"NaN"[..], b"inf", b"1e10", b"9223372036854775808", b"", b"1.", b".5", b"--1", b"1.-5", b" 1", b"0x1"] {
+    for value in
+        [&b"NaN"[..], b"inf", b"1e10", b"9223372036854775808", b"", b"1.", b".5", b"--1", b"1.-5", b" 1", b"0x1"]
+    {
         assert!(of(pax(value)).contains("\"mtime\""), "{}", value.escape_ascii());
     }
     let negative = Head::new(b'0', b"a").gnu().put(136, &[&[0xff; 4][..], &(-5_i64).to_be_bytes()].concat());
@@ -208,7 +210,8 @@ fn extended_headers_are_read_strictly() {
     let mut tar = Tar::default().pax(b"9 path=a\n");
     tar.0[512 + 9..512 + 18].copy_from_slice(b"9 path=b\n");
     assert!(of(tar.file(b"x", b"")).contains("followed by something else"));
-    let good = only(Tar::default().pax(&[record(b"path", b"a=b\nc"), record(b"vendor.x", b"\0")].concat()).file(b"x", b""));
+    let good =
+        only(Tar::default().pax(&[record(b"path", b"a=b\nc"), record(b"vendor.x", b"\0")].concat()).file(b"x", b""));
     assert_eq!(good.path.as_bytes(), b"a=b\nc");
 }
 
@@ -264,8 +267,7 @@ fn attributes_are_kept_dropped_or_refused() {
     let entry = only(with(&[(b"user.a", b"1\n\0="), (b"security.capability", b"\x01"), (b"user.empty", b"")]));
     let kept: Vec<_> = entry.xattrs.iter().map(|(name, value)| (name.to_bytes(), &value[..])).collect();
     assert_eq!(kept, [(&b"user.a"[..], &b"1\n\0="[..]), (b"security.capability", b"\x01"), (b"user.empty", b"")]);
-    let host: [&[u8]; 5] =
-        [b"security.selinux", b"security.ima", b"trusted.x", b"system.posix_acl_access", b"unknown"];
+    let host: [&[u8]; 5] = [b"security.selinux", b"security.ima", b"trusted.x", b"system.posix_acl_access", b"unknown"];
     for name in host {
         let entry = only(with(&[(name, b"x")]));
         assert_eq!((entry.xattrs.len(), entry.dropped_xattrs[0].to_bytes()), (0, name));

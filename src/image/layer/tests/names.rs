@@ -57,7 +57,9 @@ fn a_zero_byte_in_a_path_is_refused() {
         let tar = Tar::default().pax(&record(key, b"a\0b")).head(Head::new(b'2', b"x").link(b"y"));
         assert!(refusal_of(&tar.end()).contains(" that is none"));
     }
-    assert!(refusal_of(&Tar::default().long(b'L', b"a\0b\0").file(b"x", b"").end()).contains("a long name that is none"));
+    assert!(
+        refusal_of(&Tar::default().long(b'L', b"a\0b\0").file(b"x", b"").end()).contains("a long name that is none")
+    );
 }
 
 #[test]
