@@ -171,7 +171,9 @@ pub use command::Command;
 pub use distroless::{DistrolessFile, DistrolessFrom};
 pub use error::{Error, ErrorKind, Layer};
 #[cfg(feature = "image")]
-pub use image::{Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits};
+pub use image::{
+    Collected, Commit, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits,
+};
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;

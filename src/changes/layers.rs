@@ -106,7 +106,9 @@ impl Layers {
     pub(super) fn open(&self, layer: usize, path: &[u8], flags: i32) -> Result<Option<OwnedFd>> {
         let root = self.roots.get(layer).ok_or_else(|| at(path, libc::ENOENT))?;
         let name = if path.is_empty() { CString::from(c".") } else { c_path(path)? };
-        let flags = flags | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+        // openat2(2) refuses flags that have no effect.
+        let opens = if flags & libc::O_PATH == 0 { libc::O_NONBLOCK | libc::O_NOCTTY } else { 0 };
+        let flags = flags | opens | libc::O_NOFOLLOW;
         match sys::openat2(root.as_fd(), &name, flags, 0, RESOLVE) {
             Ok(opened) => Ok(Some(opened.into())),
             Err(Errno(libc::ENOENT | libc::ENOTDIR)) => Ok(None),

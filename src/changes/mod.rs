@@ -20,7 +20,7 @@ use crate::plan::Escaped;
 #[cfg(feature = "image")]
 pub(crate) use layers::{Meta, attributes};
 #[cfg(feature = "image")]
-pub(crate) use walk::Node;
+pub(crate) use walk::{Node, walk};
 pub(crate) use written::Written;
 
 /// What a program has added, modified and deleted in its root, in the order of the paths.

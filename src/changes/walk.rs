@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::btree_set::IntoIter;
-use std::ffi::CString;
+#[cfg(feature = "image")]
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
@@ -213,8 +214,13 @@ impl Node<'_> {
         self.layers.link(UPPER, self.path)
     }
 
+    /// Whether the path was there, and not only as a place of the sandbox's own.
+    pub(crate) fn was_in_a_layer(&self) -> bool {
+        self.before.is_some_and(|before| before.layer.is_some())
+    }
+
     /// If the path was there, and was the same sort of file with the same owner: the value that an attribute had then.
-    pub(crate) fn kept(&self, attribute: &CString) -> Result<Option<Option<Vec<u8>>>> {
+    pub(crate) fn kept(&self, attribute: &CStr) -> Result<Option<Option<Vec<u8>>>> {
         let told = |meta: &Meta| (meta.file_type, meta.uid, meta.gid);
         let before = self.before.filter(|before| told(&before.meta) == told(self.meta));
         let Some(layer) = before.and_then(|before| before.layer) else { return Ok(None) };

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -15,7 +16,6 @@ use crate::sys::{self, Errno};
 const DIRECTORY: i32 = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
 
 /// The changes of a run, as the kernel has left them, and what it takes to understand them.
-#[derive(Debug)]
 pub(crate) struct Written {
     /// The directory that has the upper directory in it.
     base: OwnedFd,
@@ -26,14 +26,14 @@ pub(crate) struct Written {
     /// Maps of user and group ids: inside, outside, count. None where ids are the host's.
     ids: Option<[Vec<[u32; 3]>; 2]>,
     /// What holds the layers of an image in their store.
-    _keeps: Option<Arc<dyn Any + Send + Sync>>,
+    keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Written {
     /// `base` is what the plan has the program's changes kept in.
     pub(crate) fn new(base: OwnedFd, plan: &Plan) -> Self {
-        let (ids, _keeps) = (plan.ids.clone(), plan.keeps.clone());
-        let mut written = Self { base, lowers: Vec::new(), places: BTreeMap::new(), ids, _keeps };
+        let (ids, keeps) = (plan.ids.clone(), plan.keeps.clone());
+        let mut written = Self { base, lowers: Vec::new(), places: BTreeMap::new(), ids, keeps };
         for step in &plan.steps {
             match step {
                 Step::RootOverlay { upper: Upper::Tmpfs { .. } | Upper::Kept { .. }, lowers } => {
@@ -106,6 +106,12 @@ impl Written {
         let _ = sys::unlock(self.base.as_fd());
     }
 
+    /// What holds the layers of an image in their store.
+    #[cfg(feature = "image")]
+    pub(crate) fn keeps(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.keeps.as_deref()
+    }
+
     /// A user and a group of the host's as they are inside; who is not mapped is nobody there.
     #[cfg(feature = "image")]
     pub(crate) fn inside(&self, uid: u32, gid: u32) -> (u32, u32) {
@@ -120,5 +126,12 @@ impl Written {
             Some([uids, gids]) => (find(uids, uid), find(gids, gid)),
             None => (uid, gid),
         }
+    }
+}
+
+impl fmt::Debug for Written {
+    /// Leaves the places out, which are many.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written").field("base", &self.base).finish_non_exhaustive()
     }
 }
