@@ -5,6 +5,8 @@
 //! other and answers. So the host works with the files and the rights of a sandbox, and can do there no more than
 //! a program could.
 
+#![cfg_attr(not(feature = "image"), allow(dead_code, reason = "what uses it is in the feature"))]
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -42,7 +44,7 @@ impl From<u32> for Arg {
 
 impl From<u64> for Arg {
     fn from(number: u64) -> Arg {
-        Arg::Number(number.cast_signed())
+        Arg::Number(number as i64)
     }
 }
 
@@ -88,7 +90,7 @@ impl Calls {
     fn push<const N: usize>(&mut self, number: libc::c_long, args: [Arg; N], expected: i64) {
         let mut all = [Arg::Number(0); 6];
         all.iter_mut().zip(args).for_each(|(slot, arg)| *slot = arg);
-        self.calls.push(Call { number: number.into(), args: all, expected });
+        self.calls.push(Call { number, args: all, expected });
     }
 
     /// Adds data, and returns where it is.
@@ -105,7 +107,7 @@ impl Calls {
         let at = self.data(&[]);
         for word in words {
             let value = match word {
-                Arg::Number(number) => number.cast_unsigned(),
+                Arg::Number(number) => *number as u64,
                 Arg::Data(offset) => {
                     self.pointers.push(self.data.len());
                     *offset as u64
@@ -138,7 +140,7 @@ impl Calls {
             message.extend_from_slice(&number.to_le_bytes());
             for arg in args {
                 let value = match arg {
-                    Arg::Number(number) => number.cast_unsigned(),
+                    Arg::Number(number) => *number as u64,
                     Arg::Data(offset) => data + *offset as u64,
                 };
                 message.extend_from_slice(&value.to_le_bytes());
@@ -224,7 +226,7 @@ impl Agent {
             |range| u64::from_le_bytes(words.get(range).and_then(|b: &[u8]| b.try_into().ok()).unwrap_or_default());
         let index = (word(0..8) - AgentData::AT - AgentData::MESSAGE - 8) as usize / CALL;
         let stopped = self.sent.pop_front().is_none_or(|calls| index < calls);
-        Ok(match word(8..16).cast_signed() {
+        Ok(match word(8..16) as i64 {
             errno @ -4095..=-1 => Err((index, Errno(-errno as i32))),
             _ if stopped => Err((index, Errno(libc::ENOSPC))),
             _ => Ok(()),
@@ -263,6 +265,7 @@ impl Agent {
     }
 
     /// The agent's process.
+    #[cfg(test)]
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }

@@ -126,7 +126,8 @@
 //! |---|---|---|
 //! | `sandbox`, `command`, `rootfs` | at the caller's | values |
 //! | `layer` | at the caller's, and before clone | each layer's policy, and its lowering to steps |
-//! | `image` | at the caller's, and before clone | reading images, and what they say about how they are run |
+//! | `image` | at the caller's, and before clone | reading images, what they say about how they are run, and the store |
+//! | `agent` | at the caller's | a process inside that makes the system calls it is told: what unpacks images |
 //! | `compile` | before clone | the order of the layers, each with its reason |
 //! | `distroless` | before clone | what one program needs of a root, with the feature `image` |
 //! | `plan` | before clone | the steps and their words |

@@ -277,6 +277,7 @@ pub(crate) struct LayerBlob {
 }
 
 impl LayerBlob {
+    #[cfg(test)]
     pub(crate) fn info(&self) -> &LayerInfo {
         &self.info
     }
@@ -287,6 +288,7 @@ impl LayerBlob {
     }
 
     /// Reads what is left, and verifies the whole.
+    #[cfg(test)]
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.content.finish().map_err(|error| digest::error(format!("read {}", self.info.digest), error))
     }

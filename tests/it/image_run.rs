@@ -142,10 +142,10 @@ fn u23_what_leads_elsewhere_is_refused_before_there_is_a_process() {
         );
         assert!(error.to_string().contains(cause), "{error}: not {cause}");
     }
-    // No root is no empty root.
+    // No root is no empty root: a layer that is none can't be unpacked.
     let (_layout, image) = image(&json!({}));
     let error = Sandbox::from_image(&image).command("true").plan().unwrap_err();
-    assert_eq!((error.layer(), error.kind()), (Layer::Image, ErrorKind::InvalidPolicy));
+    assert_eq!((error.layer(), error.kind()), (Layer::Image, ErrorKind::InvalidImage));
 }
 
 #[test]

@@ -44,8 +44,8 @@ pub(super) struct Inflated(Format);
 
 enum Format {
     Plain(Source),
-    Gzip(Gzip),
-    Zstd(Zstd),
+    Gzip(Box<Gzip>),
+    Zstd(Box<Zstd>),
 }
 
 impl fmt::Debug for Inflated {
@@ -66,7 +66,7 @@ impl Inflated {
         input.by_ref().take(XZ.len() as u64).read_to_end(&mut magic)?;
         let is = |other: &[u8]| magic.starts_with(other);
         let (gzip, zstd) = (is(GZIP), is(ZSTD) || magic.get(..4).is_some_and(is_skippable));
-        for (name, _) in [("xz", XZ), ("bzip2", BZIP2)].into_iter().filter(|(_, other)| is(other)) {
+        if let Some((name, _)) = [("xz", XZ), ("bzip2", BZIP2)].into_iter().find(|(_, other)| is(other)) {
             let fault = Fault::new(format!("it is compressed with {name}, which no image format has"));
             return Err(fault.with_hint("Compress it with gzip or zstd instead, or not at all."));
         }
@@ -76,8 +76,8 @@ impl Inflated {
         let input = Box::new(io::Cursor::new(magic).chain(input));
         let source = BufReader::with_capacity(64 << 10, Counted { input, read: 0 });
         Ok(Self(match (gzip, zstd) {
-            (true, _) => Format::Gzip(Gzip { member: Some(GzDecoder::new(source)), ended: false }),
-            (_, true) => Format::Zstd(Zstd { source, frame: FrameDecoder::new(), window }),
+            (true, _) => Format::Gzip(Box::new(Gzip { member: Some(GzDecoder::new(source)), ended: false })),
+            (_, true) => Format::Zstd(Box::new(Zstd { source, frame: FrameDecoder::new(), window })),
             _ => Format::Plain(source),
         }))
     }

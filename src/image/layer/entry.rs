@@ -94,21 +94,17 @@ impl Parts {
         Ok(Entry {
             path,
             kind,
-            mode: header.mode()?,
-            uid: id("user", self.pax.uid.map_or_else(|| header.uid(), Ok)?)?,
-            gid: id("group", self.pax.gid.map_or_else(|| header.gid(), Ok)?)?,
-            mtime: match (self.pax.mtime, header.mtime()?) {
-                (Some(time), _) => time,
-                (None, seconds) => Time { seconds, nanoseconds: 0 },
-            },
+            mode: header.mode,
+            uid: id("user", self.pax.uid.unwrap_or(header.uid))?,
+            gid: id("group", self.pax.gid.unwrap_or(header.gid))?,
+            mtime: self.pax.mtime.unwrap_or(Time { seconds: header.mtime, nanoseconds: 0 }),
             xattrs: self.pax.xattrs.kept,
             dropped_xattrs: self.pax.xattrs.dropped,
         })
     }
 
     fn kind(&self, name: &[u8], path: &EntryPath, limits: &UnpackLimits) -> Checked<Kind> {
-        // A field that the extended header takes the place of still has to be one.
-        let told = self.header.size()?;
+        let told = self.header.size;
         let size = self.pax.size.unwrap_or(told);
         let kind = match self.header.kind() {
             // Version 7 has no type for directories. A long name is newer than that.

@@ -13,30 +13,47 @@ enum Format {
     Ustar,
 }
 
-/// A header whose checksum is right.
+/// A header, each of whose numbers is one, whether its entry has a use for it or not: some readers stop at those that
+/// are none.
 pub(super) struct Header {
     block: Block,
     format: Format,
+    /// The permission bits; writers put the type of the file above them.
+    pub(super) mode: u32,
+    pub(super) uid: u64,
+    pub(super) gid: u64,
+    pub(super) size: u64,
+    /// Seconds since 1970, or before it.
+    pub(super) mtime: i64,
+    major: u64,
+    minor: u64,
 }
 
 impl Header {
     pub(super) fn new(block: Block) -> Checked<Self> {
         check_sum(&block)?;
-        let format = match &block[257..265] {
-            b"ustar  \0" => Format::Gnu,
-            [b'u', b's', b't', b'a', b'r', 0, b'0', b'0'] => Format::Ustar,
-            [0, ..] => Format::Version7,
-            _ => refuse!("its header is of an unknown format"),
+        let header = Self {
+            format: format(&block)?,
+            mode: (natural("mode", &block[100..108])? & 0o7777) as u32,
+            uid: natural("user id", &block[108..116])?,
+            gid: natural("group id", &block[116..124])?,
+            size: natural("size", &block[124..136])?,
+            mtime: number("time", &block[136..148])?,
+            major: natural("major number", &block[329..337])?,
+            minor: natural("minor number", &block[337..345])?,
+            block,
         };
         // GNU tar, Go and Python each take these fields for something else outside of ustar.
-        if format != Format::Ustar && block[345..500].iter().any(|byte| *byte != 0) {
+        // Those of a sparse file are known, and refused by its type.
+        let sparse = header.kind() == b'S';
+        if header.format != Format::Ustar && !sparse && block[345..500].iter().any(|byte| *byte != 0) {
             refuse!("its header has fields that only some readers know");
         }
         // The prefix is shorter in star's headers.
         if &block[508..] == b"tar\0" && block[475] != 0 {
             refuse!("its header is of the format of star, which is not known here");
         }
-        Ok(Self { block, format })
+        Ok(header)
     }
 
     pub(super) fn kind(&self) -> u8 {
@@ -56,41 +73,25 @@ impl Header {
         text(&self.block[157..257]).to_owned()
     }
 
-    /// The permission bits; writers put the type of the file above them.
-    pub(super) fn mode(&self) -> Checked<u32> {
-        let mode = natural("mode", &self.block[100..108])?;
-        Ok((mode & 0o7777) as u32)
-    }
-
-    pub(super) fn uid(&self) -> Checked<u64> {
-        natural("user id", &self.block[108..116])
-    }
-
-    pub(super) fn gid(&self) -> Checked<u64> {
-        natural("group id", &self.block[116..124])
-    }
-
-    pub(super) fn size(&self) -> Checked<u64> {
-        natural("size", &self.block[124..136])
-    }
-
-    /// Seconds since 1970, or before it.
-    pub(super) fn mtime(&self) -> Checked<i64> {
-        number("time", &self.block[136..148])
-    }
-
     /// The major and the minor number of a device.
     pub(super) fn device(&self) -> Checked<(u32, u32)> {
         if self.format == Format::Version7 {
             refuse!("it is a device, in a format that has none");
         }
-        let major = natural("major number", &self.block[329..337])?;
-        let minor = natural("minor number", &self.block[337..345])?;
         // The kernel has 12 and 20 bits for them (linux/kdev_t.h).
-        match (u32::try_from(major), u32::try_from(minor)) {
+        match (u32::try_from(self.major), u32::try_from(self.minor)) {
             (Ok(major @ 0..=0xfff), Ok(minor @ 0..=0xf_ffff)) => Ok((major, minor)),
-            _ => refuse!("no device has the numbers {major}, {minor}"),
+            _ => refuse!("no device has the numbers {}, {}", self.major, self.minor),
         }
+    }
+}
+
+fn format(block: &Block) -> Checked<Format> {
+    match &block[257..265] {
+        b"ustar  \0" => Ok(Format::Gnu),
+        [b'u', b's', b't', b'a', b'r', 0, b'0', b'0'] => Ok(Format::Ustar),
+        [0, ..] => Ok(Format::Version7),
+        _ => refuse!("its header is of an unknown format"),
     }
 }
 

@@ -18,13 +18,15 @@ mod xattr;
 pub(crate) use entry::{Entry, Kind, Time};
 pub use limits::UnpackLimits;
 pub(crate) use path::EntryPath;
-pub(crate) use reader::{LayerReader, Totals};
+pub(crate) use reader::LayerReader;
 
 #[cfg(test)]
 mod tests {
     mod bounds;
     mod build;
     mod compressed;
+    mod differential;
     mod formats;
+    mod mutate;
     mod names;
 }

@@ -44,8 +44,8 @@ impl Pax {
 /// Reads the records for all entries that follow. GNU tar and Python apply them, engines don't: so only those are let
 /// through that change nothing, like the comment that `git archive` writes.
 pub(super) fn check_global(records: &[u8]) -> Checked<()> {
-    each(records, |key, _| match key {
-        b"comment" | b"atime" | b"ctime" | b"uname" | b"gname" => Ok(()),
+    each(records, |key, value| match key {
+        b"comment" | b"atime" | b"ctime" | b"uname" | b"gname" => pass_over(key, value),
         _ => refuse!("a global header sets \"{}\", which readers differ in", Escaped(key)),
     })
 }
@@ -58,6 +58,7 @@ fn pass_over(key: &[u8], value: &[u8]) -> Checked<()> {
         _ if key.starts_with(b"GNU.volume.") || key == b"GNU.dumpdir" => {
             refuse!("it is of a backup in parts, and no file")
         }
+        b"atime" | b"ctime" if time(value).is_none() => refuse!("its extended header has a time that is none"),
         b"hdrcharset" if !matches!(value, b"BINARY" | b"ISO-IR 10646 2000 UTF-8") => {
             refuse!("its names are in an encoding that is not known: {}", Escaped(value))
         }

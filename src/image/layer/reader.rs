@@ -15,7 +15,7 @@ const EXTENSION: u64 = 1 << 20;
 
 /// A layer that is being read.
 ///
-/// Memory is bounded, whatever is in the layer. After an error there is nothing more to get.
+/// Memory is bounded, whatever is in the layer. After an error it must not be read on.
 #[derive(Debug)]
 pub(crate) struct LayerReader {
     stream: Stream,
@@ -24,6 +24,7 @@ pub(crate) struct LayerReader {
     index: u64,
     /// How many headers have been read that are none of an entry, but for all that follow.
     globals: u64,
+    ended: bool,
     /// The name of the current entry, as it is in the layer.
     name: Vec<u8>,
     /// What is to be read of the current file, and then of its padding.
@@ -48,18 +49,28 @@ impl LayerReader {
         limits.check()?;
         let stream = Stream::new(Box::new(input), limits).map_err(|fault| fault.told("layer".to_owned()))?;
         let limits = limits.clone();
-        Ok(Self { stream, limits, index: 0, globals: 0, name: Vec::new(), data: 0, padding: 0 })
+        Ok(Self { stream, limits, index: 0, globals: 0, ended: false, name: Vec::new(), data: 0, padding: 0 })
     }
 
     /// The next entry, or `None` at the end of the archive. What has not been read of the data before is skipped.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>> {
+        if self.ended {
+            return Ok(None);
+        }
         self.skip().map_err(|fault| self.here(fault))?;
         self.index += 1;
         self.name.clear();
         let entry = self.entry().map_err(|fault| self.here(fault))?;
-        if let Some(Entry { kind: Kind::File { size }, .. }) = &entry {
-            self.data = *size;
-            self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        match entry.as_ref().map(|entry| &entry.kind) {
+            Some(Kind::File { size }) => {
+                self.data = *size;
+                self.padding = size.next_multiple_of(BLOCK as u64) - size;
+            }
+            Some(_) => {}
+            None => {
+                self.ended = true;
+                self.index -= 1;
+            }
         }
         Ok(entry)
     }
@@ -83,17 +94,24 @@ impl LayerReader {
     pub(crate) fn finish(mut self) -> Result<Totals> {
         while self.next_entry()?.is_some() {}
         let (sha256, bytes, compressed) = self.stream.end();
-        Ok(Totals { sha256, bytes, compressed, entries: self.index - 1 })
+        Ok(Totals { sha256, bytes, compressed, entries: self.index })
     }
 
     fn here(&self, fault: Fault) -> crate::Error {
         fault.at(self.index, &self.name)
     }
 
+    /// Goes to the end of the current file. Its padding may be missing at the end of the stream: `umoci insert` and
+    /// others who forget to close an archive leave it out, and engines read it.
     fn skip(&mut self) -> Checked<()> {
-        let rest = self.data + self.padding;
-        (self.data, self.padding) = (0, 0);
-        self.stream.skip(rest)
+        self.stream.skip(std::mem::take(&mut self.data))?;
+        while self.padding > 0 {
+            match self.stream.chunk(self.padding)?.len() as u64 {
+                0 => break,
+                length => self.padding -= length,
+            }
+        }
+        Ok(())
     }
 
     fn entry(&mut self) -> Checked<Option<Entry>> {
@@ -108,10 +126,14 @@ impl LayerReader {
     /// Reads one header, and those before it that are about it.
     fn parts(&mut self) -> Checked<Option<Parts>> {
         let (mut pax, mut long_name, mut long_link) = (None, None, None);
+        let globals = self.globals;
         loop {
             let begun = pax.is_some() || long_name.is_some() || long_link.is_some();
             let header = match self.header()? {
-                None if begun => refuse!("the layer ends before the entry that a long name or attributes are for"),
+                // Python stops at a global header without one, too.
+                None if begun || self.globals > globals => {
+                    refuse!("the layer ends before the entry that a long name or attributes are for")
+                }
                 None => return Ok(None),
                 Some(header) => header,
             };
@@ -133,12 +155,16 @@ impl LayerReader {
         match self.stream.block()? {
             None => Ok(None),
             Some(block) if block == [0; BLOCK] => self.stream.zeros().map(|()| None),
-            Some(block) => Header::new(block).map(Some),
+            Some(block) => {
+                // Until it is known better.
+                self.name = block[..100].split(|byte| *byte == 0).next().unwrap_or_default().to_owned();
+                Header::new(block).map(Some)
+            }
         }
     }
 
     fn extension(&mut self, header: &Header) -> Checked<Vec<u8>> {
-        match header.size()? {
+        match header.size {
             size @ ..=EXTENSION => self.stream.padded(size as usize),
             size => refuse!("it has a long name or attributes of {size} bytes, and the limit is {EXTENSION}"),
         }

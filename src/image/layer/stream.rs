@@ -90,7 +90,7 @@ impl Stream {
             [] => Ok(None),
             bytes => match bytes.try_into() {
                 Ok(block) => Ok(Some(block)),
-                Err(_) => refuse!("the layer is cut short in a header"),
+                Err(_) => refuse!("the layer is cut short in a block"),
             },
         }
     }
@@ -122,15 +122,14 @@ impl Stream {
         Ok(bytes)
     }
 
-    /// Reads to the end of the stream, where everything is zero.
+    /// Reads to the end of the stream: blocks of zeros, and nothing else.
     pub(super) fn zeros(&mut self) -> Checked<()> {
-        loop {
-            match self.chunk(u64::MAX)? {
-                [] => return Ok(()),
-                chunk if chunk.iter().all(|byte| *byte == 0) => {}
-                _ => refuse!("something follows after the end of the archive"),
+        while let Some(block) = self.block()? {
+            if block != [0; BLOCK] {
+                refuse!("something follows after the end of the archive");
             }
         }
+        Ok(())
     }
 
     /// The digest and the number of all the bytes that have been inflated, and the number of bytes they came from.

@@ -11,6 +11,8 @@ mod imp;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 compile_error!("belljar supports x86_64 and aarch64: src/sys/arch has a file for each");
 
+use super::image::AgentData;
+
 pub(crate) use imp::{AUDIT_ARCH, ELF_MACHINE, clone, syscall, trap};
 
 /// The code of init.

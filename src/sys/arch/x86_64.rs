@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::ffi::{c_long, c_void};
 
-use super::super::AgentData;
+use super::AgentData;
 
 /// `e_machine` of an ELF file for this processor.
 pub(crate) const ELF_MACHINE: u16 = 62;

@@ -156,15 +156,21 @@ fn an_archive_ends_with_zeros_or_where_a_header_could_be() {
     let tar = Tar::default().file(b"a", b"x");
     let count = |archive: &[u8]| read(archive).map(|entries| entries.len());
     assert_eq!(count(&tar.0).unwrap(), 1);
-    for zeros in [512, 1024, 1500, 10240] {
+    for zeros in [512, 1024, 1536, 10240] {
         assert_eq!(count(&[&tar.0[..], &vec![0; zeros]].concat()).unwrap(), 1);
     }
+    // Go reads two blocks of zeros, if there are any.
+    assert!(refusal_of(&[&tar.0[..], &[0; 700]].concat()).contains("cut short"));
     for zeros in [512, 1024] {
         let more = [&tar.0[..], &vec![0; zeros], &tar.0].concat();
         assert!(refusal_of(&more).contains("something follows after the end"));
     }
-    for length in (1..tar.0.len()).filter(|length| *length != 512) {
+    for length in 1..=512 {
         assert!(refusal_of(&tar.0[..length]).contains("cut short"), "{length}");
+    }
+    // The padding of the last file.
+    for length in 513..1024 {
+        assert_eq!(count(&tar.0[..length]).unwrap(), 1, "{length}");
     }
     assert_eq!(refusal_of(&[]), "image: layer: it is empty");
     assert!(refusal_of(&tar.0[..512]).contains("cut short"));
@@ -193,7 +199,8 @@ fn extended_headers_are_read_strictly() {
         b"x path=a\n",
         b"0 path=a\n",
         b"99 path=a\n",
-        b"10 path=a\n",
+        b"9 path=ab\n",
+        b"11 path=a\n",
         b"9 path=a\n\0",
         b" 9 path=a\n",
         b"+9 path=a\n",
@@ -221,6 +228,7 @@ fn global_headers_change_nothing_or_are_refused() {
         Tar::default().head(Head::new(b'g', b"pax_global_header").size(records.len() as u64)).data(records)
     };
     assert_eq!(only(global(&record(b"comment", b"5e1f")).file(b"a", b"")).path.as_bytes(), b"a");
+    assert!(of(global(&record(b"comment", b"x"))).contains("ends before the entry"));
     for key in [&b"path"[..], b"size", b"uid", b"mtime", b"SCHILY.xattr.user.a", b"GNU.sparse.major", b"hdrcharset"] {
         assert!(of(global(&record(key, b"1")).file(b"a", b"")).contains("a global header sets"));
     }
@@ -228,7 +236,7 @@ fn global_headers_change_nothing_or_are_refused() {
 
 #[test]
 fn sparse_files_are_refused_in_every_form() {
-    assert_refused(Head::new(b'S', b"a").gnu(), "sparse");
+    assert_refused(Head::new(b'S', b"a").gnu().put(386, b"0000000000"), "\"a\": it is a sparse file");
     for key in ["GNU.sparse.size", "GNU.sparse.map", "GNU.sparse.major", "GNU.sparse.numblocks", "SCHILY.realsize"] {
         assert!(of(Tar::default().pax(&record(key.as_bytes(), b"1")).file(b"a", b"")).contains("sparse"));
     }
