@@ -67,6 +67,15 @@ fn tool(name: &str, args: &[&str]) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// That two lists have the same lines, in the same order: tells those that only one of them has.
+#[track_caller]
+fn assert_lines(left: &[String], right: &[String]) {
+    let only = |of: &[String], other: &[String]| -> Vec<_> {
+        of.iter().filter(|line| !other.contains(line)).cloned().collect()
+    };
+    assert!(left == right, "{:#?}\nand {:#?}", only(left, right), only(right, left));
+}
+
 fn ownership() -> Ownership {
     if is_root() { Ownership::Root } else { Ownership::Caller }
 }
@@ -74,7 +83,7 @@ fn ownership() -> Ownership {
 #[test]
 fn a_commit_is_what_the_program_saw() {
     let images = images!();
-    let Base { dir, image, sandbox } = base(&images, "second", ownership());
+    let Base { dir, image, sandbox } = base(&images, "third", ownership());
     let changes = changed(&sandbox, SCRIPT);
     println!("{changes}");
     let dir = real(dir.path());
@@ -87,7 +96,7 @@ fn a_commit_is_what_the_program_saw() {
         let layout = commit.write_layout(dir.join(name)).unwrap();
         let archive = commit.write_archive(dir.join(format!("{name}.tar"))).unwrap();
         assert_eq!(layout.digest(), archive.digest(), "the same changes make the same image");
-        assert_eq!(layout.reference(), Some("example/new:1"));
+        assert!(layout.reference().unwrap().ends_with("example/new:1"));
         assert_eq!(layout.layers().len(), image.layers().len() + 1);
         assert_eq!(layout.config().env().collect::<Vec<_>>(), image.config().env().collect::<Vec<_>>());
         assert_eq!(layout.config().created(), Some("2001-09-09T01:46:40Z"));
@@ -126,27 +135,29 @@ fn what_is_committed_is_in_the_next_sandbox_as_it_was() {
         let image = changes.commit(&image, "next").write_archive(real(dir.path()).join("next.tar")).unwrap();
         let image = Store::open(real(dir.path()).join("store")).unwrap().ownership(ownership).unpack(&image).unwrap();
         let next = Sandbox::from_image(&image).user(0, 0);
-        assert_eq!(lines(&seen(&next)), lines(&before), "{ownership:?}");
+        println!("{ownership:?}");
+        assert_lines(&lines(&seen(&next)), &lines(&before));
     }
 }
 
-/// Without the number of names of directories, which overlayfs does not count.
+/// Without the number of names of directories and their size, which overlayfs does not count.
 fn lines(text: &str) -> Vec<String> {
     let line = |line: &str| {
         let words: Vec<_> = line.split(' ').collect();
-        match line.starts_with('d') {
+        match line.starts_with('d') && words.len() > 4 {
             true => [&words[..2], &words[4..]].concat().join(" "),
             false => line.to_owned(),
         }
     };
-    text.lines().map(line).collect()
+    // The time of the root itself is in no layer.
+    text.lines().filter(|line| !line.ends_with(" .")).map(line).collect()
 }
 
 #[test]
 fn tools_take_it_and_unpack_the_same_tree() {
     let images = images!();
     for_root!();
-    let Base { dir, image, sandbox } = base(&images, "second", Ownership::Root);
+    let Base { dir, image, sandbox } = base(&images, "third", Ownership::Root);
     let ids = belljar::IdMap::new(0, 0, 65_536);
     let sandbox = sandbox.uid_map(ids).gid_map(ids).user(0, 0);
     let changes = changed(&sandbox, SCRIPT);
@@ -181,7 +192,7 @@ fn tools_take_it_and_unpack_the_same_tree() {
     changed(&again, SCRIPT);
     let before = seen(&again);
     let umoci = Sandbox::new().rootfs(Rootfs::dir(dir.join("bundle/rootfs"))).uid_map(ids).gid_map(ids).user(0, 0);
-    assert_eq!(paths(&seen(&umoci)), paths(&before));
+    assert_lines(&paths(&seen(&umoci)), &paths(&before));
 }
 
 /// The names of what was seen, with types, modes and owners.
@@ -221,10 +232,10 @@ fn docker_takes_it_and_runs_it() {
             let own = ["'etc/hosts'", "'etc/hostname'", "'etc/resolv.conf'", "'etc/mtab'", "'dev", "'proc", "'sys"];
             !own.iter().any(|name| line.contains(name)) && !line.contains(" 'etc' ") && !line.ends_with(" '.'")
         };
-        let line = |line: &str| line.split(" user.").next().unwrap().to_owned();
+        let line = |line: &str| line.split(" user.").next().unwrap().split(" security.").next().unwrap().to_owned();
         tree.lines().filter(is_dockers).map(line).collect()
     };
-    assert_eq!(without(tell_tree(&dir.join("tree"))), without(tell_tree(&dir.join("bundle/rootfs"))));
+    assert_lines(&without(tell_tree(&dir.join("tree"))), &without(tell_tree(&dir.join("bundle/rootfs"))));
 }
 
 #[test]
@@ -326,7 +337,7 @@ const SAME: &str = "
 fn docker_diff_says_the_same() {
     for_root!();
     let (images, docker_root) = (images!(), docker!());
-    for tag in ["second", "base"] {
+    for tag in ["second", "third"] {
         let Base { dir, sandbox, .. } = base(&images, tag, Ownership::Root);
         let ids = belljar::IdMap::new(0, 0, 65_536);
         let changes = changed(&sandbox.uid_map(ids).gid_map(ids).user(0, 0), SAME);
@@ -338,8 +349,8 @@ fn docker_diff_says_the_same() {
         };
         fs::write(dir.join("script"), SAME).unwrap();
         let script = "docker load -q -i base.tar >/dev/null
-            docker create -i --name c --network none --user 0 --entrypoint sh t/image:1 -eu >/dev/null
-            docker start -ai c <script; docker diff c";
+            docker create -i --name same --network none --user 0 --entrypoint sh t/image:1 -eu >/dev/null
+            docker start -ai same <script; docker diff same";
         let output = docker(&docker_root, &dir, script);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -355,7 +366,7 @@ fn docker_diff_says_the_same() {
         };
         theirs.retain(|line| !is_above(line));
         theirs.sort_by(|a, b| Path::new(&a[2..]).cmp(Path::new(&b[2..])));
-        assert_eq!(own, theirs, "{tag}");
+        assert_lines(&own, &theirs);
         assert!(own.len() > 10, "{own:?}");
     }
 }

@@ -144,8 +144,8 @@ impl Commit<'_> {
             std::fs::create_dir(dir).map_err(|error| failed("make the image", &error))?;
         }
         let mut documents = Documents::new(self.base, &self.reference, self.created);
-        for index in 0..self.base.layers().len() {
-            documents.layers.push(self.base_layer(index, &blobs)?);
+        for (index, info) in self.base.layers().iter().enumerate() {
+            documents.layers.push(self.base_layer(index, &info.digest, &blobs)?);
         }
         let (blob, diff_id) = self.own_layer(&blobs)?;
         documents.layers.push(blob);
@@ -153,10 +153,9 @@ impl Commit<'_> {
         Ok(documents)
     }
 
-    /// Copies a layer of the base, as it is stored.
-    fn base_layer(&self, index: usize, blobs: &Path) -> Result<Blob> {
+    /// Copies a layer of the base, as it is stored: to its end, which proves its digest.
+    fn base_layer(&self, index: usize, digest: &Digest, blobs: &Path) -> Result<Blob> {
         let mut blob = self.base.open_layer(index)?;
-        let digest = blob.info().digest.clone();
         let (algorithm, digits) = digest.parts();
         let dir = blobs.join(algorithm);
         let wrong = |error: io::Error| failed("copy a layer", &error);
@@ -177,7 +176,6 @@ impl Commit<'_> {
         blob.by_ref().take(4).read_to_end(&mut start).map_err(|error| digest::error(step(), error))?;
         file.write_all(&start).map_err(wrong)?;
         let size = start.len() as u64 + io::copy(&mut blob, &mut file).map_err(|error| digest::error(step(), error))?;
-        blob.finish()?;
         Ok(Blob { media_type: documents::layer_type(&start), digest: digest.clone(), size })
     }
 
