@@ -29,12 +29,13 @@ pub(super) fn copy_out(written: &Written, limits: &ChangeLimits, from: &Path, to
     let parent = opened.map_err(|error| outside(parent, error.raw_os_error().unwrap_or(libc::EIO)))?;
     let name = c_path(name.as_bytes())?;
     let mut copy = Copy { layers: &layers, count: Count::new(limits), to, dirs: Vec::new(), made: false };
+    let is_dir = found.meta.is_dir();
     let copied = match found.meta.file_type {
         FileType::Directory => copy.tree(parent.as_fd(), &name, path, found),
         _ => copy.entry(parent.as_fd(), &name, &path, &found, None),
     };
     if copied.is_err() && copy.made {
-        let _ = if to.is_dir() { fs::remove_dir_all(to) } else { fs::remove_file(to) };
+        let _ = if is_dir { fs::remove_dir_all(to) } else { fs::remove_file(to) };
     }
     copied
 }

@@ -116,8 +116,8 @@ impl ChangeLimits {
         Self { entries: 1_000_000, bytes: 4 << 30 }
     }
 
-    /// Sets how many files and directories are looked at, at most, by each call. Their paths must not take more than 64
-    /// bytes each on average.
+    /// Sets how many files and directories are looked at, at most, by each call. All of their paths together may take
+    /// 64 MiB.
     pub fn entries(mut self, entries: u64) -> Self {
         self.entries = entries;
         self
@@ -241,6 +241,9 @@ impl fmt::Display for Change {
     }
 }
 
+/// How many bytes all paths together may have: they are kept in memory.
+const PATHS_MAX: u64 = 64 << 20;
+
 /// Counts against the bounds.
 #[derive(Debug)]
 pub(crate) struct Count<'a> {
@@ -259,10 +262,10 @@ impl<'a> Count<'a> {
     fn entry(&mut self, path: usize) -> Result<()> {
         self.entries += 1;
         self.names = self.names.saturating_add(path as u64);
-        let many = self.entries > self.limits.entries || self.names > self.limits.entries.saturating_mul(64);
+        let many = self.entries > self.limits.entries || self.names > PATHS_MAX;
         match many {
             true => {
-                Err(exceeded(format!("there are more than {} files, or their names are too long", self.limits.entries)))
+                Err(exceeded(format!("there are more than {} files, or their paths are too long", self.limits.entries)))
             }
             false => Ok(()),
         }

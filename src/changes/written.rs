@@ -86,12 +86,12 @@ impl Written {
     }
 
     /// Keeps other sandboxes from the directory for as long as what is returned is there.
-    pub(crate) fn lock(&self) -> Result<OwnedFd> {
+    pub(crate) fn lock(&self) -> Result<Lock> {
         let failed = |Errno(errno)| Error::os(Layer::Mount, "lock the changes", errno);
         // A lock belongs to the open file: another one, so that this does not end what others hold.
         let base = sys::openat2(self.base.as_fd(), c".", DIRECTORY, 0, libc::RESOLVE_BENEATH).map_err(failed)?;
         match sys::lock_shared(base.as_fd()) {
-            Ok(()) => Ok(base.into()),
+            Ok(()) => Ok(Lock(base.into())),
             Err(Errno(libc::EWOULDBLOCK)) => {
                 let hint = "another sandbox runs on the directory of the changes: wait for its end";
                 Err(failed(Errno(libc::EWOULDBLOCK)).with_hint(hint))
@@ -126,6 +126,17 @@ impl Written {
             Some([uids, gids]) => (find(uids, uid), find(gids, gid)),
             None => (uid, gid),
         }
+    }
+}
+
+/// Keeps other sandboxes from the directory of the changes. Undone by hand, for a child that another thread is starting may
+/// have a copy of the descriptor for a moment.
+#[must_use]
+pub(crate) struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = sys::unlock(self.0.as_fd());
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use belljar::{Changes, ErrorKind, Image, Ownership, Rootfs, Sandbox, Store};
 
-use crate::changes::changed;
+use crate::changes::{Scratch, changed, scratch};
 use crate::fixtures::{docker, tell_tree};
-use crate::harness::{is_root, real, temp_dir};
+use crate::harness::{is_root, real};
 use crate::{docker, for_root, images, skip};
 
 /// Everything that a layer can tell, with the image's busybox.
@@ -27,13 +27,13 @@ const SCRIPT: &str = "
 
 /// An image in a store, and a sandbox of it whose root can be changed.
 struct Base {
-    dir: tempfile::TempDir,
+    dir: Scratch,
     image: Image,
     sandbox: Sandbox,
 }
 
 fn base(images: &Path, reference: &str, ownership: Ownership) -> Base {
-    let dir = temp_dir();
+    let dir = scratch();
     let image = Image::options().reference(reference).open(images.join("layout")).unwrap();
     let store = Store::open(real(dir.path()).join("store")).unwrap().ownership(ownership);
     let image = store.unpack(&image).unwrap();
@@ -258,6 +258,23 @@ fn owners_in_a_map_of_one_id_are_those_of_the_base() {
     assert_eq!(owner(" home/mine/y"), "65532/65532");
 }
 
+#[test]
+fn owners_are_those_inside() {
+    for_root!();
+    let ids = belljar::IdMap::new(0, 100_000, 1000);
+    let sandbox = Sandbox::new().rootfs(Rootfs::host().ephemeral()).uid_map(ids).gid_map(ids);
+    let dir = scratch();
+    for (uid, gid) in [(0, 0), (5, 7)] {
+        // Somebody else than root may not write to the root itself.
+        let sandbox = sandbox.clone().user(uid, gid).capabilities(belljar::Capabilities::DAC_OVERRIDE);
+        let changes = changed(&sandbox, "echo x >/x");
+        let layer = real(dir.path()).join("layer.tar");
+        changes.write_layer(fs::File::create(&layer).unwrap()).unwrap();
+        let listed = tool("tar", &["--numeric-owner", "-tvf", layer.to_str().unwrap()]).unwrap();
+        assert!(listed.contains(&format!(" {uid}/{gid} ")) && listed.ends_with(" x\n"), "{listed}");
+    }
+}
+
 /// Tries `commit`, and tells that nothing is left of it.
 fn refused(changes: &Changes, image: &Image, dir: &Path) -> belljar::Error {
     let before = fs::read_dir(dir).unwrap().count();
@@ -302,7 +319,7 @@ fn what_a_layer_can_not_tell_is_refused() {
 #[test]
 fn a_base_that_was_changed_is_refused() {
     let images = images!();
-    let dir = temp_dir();
+    let dir = scratch();
     let dir = real(dir.path());
     let copy = dir.join("base.tar");
     fs::copy(images.join("docker-buildah.tar"), &copy).unwrap();

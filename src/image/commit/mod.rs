@@ -31,6 +31,8 @@ use place::Place;
 /// and devices are left out. What is deleted is marked as the specification of the format has it. The same changes make the
 /// same layer, byte by byte.
 ///
+/// It is made in a directory `.belljar-*` beside its place; one of a process that was killed meanwhile stays.
+///
 /// What is not protected: the content is the program's, set-id bits included. They have no effect in a sandbox of this
 /// crate, and in other engines they have.
 #[derive(Clone, Debug)]
