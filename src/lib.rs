@@ -119,8 +119,8 @@
 //! - Mounts are made with the new mount API, by descriptor; every path inside is resolved by openat2(2) with
 //!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`; and files are only made on file systems that the sandbox itself has made.
 //! - Directories are stacked by overlayfs, with mount(2), whose one page of options has room for the descriptors of hundreds. What the program writes goes to an upper directory that has nothing else: the
-//!   places of mounts are made on a layer of their own below it. Its descriptor is handed to the host, so that it can be
-//!   read when the sandbox has ended.
+//!   places of mounts are made on a layer of their own below it. Its descriptor is handed to the host, which reads it when
+//!   the sandbox has ended: by name below that descriptor, never through a link ([`Outcome::changes`]).
 //!
 //! | module | runs | holds |
 //! |---|---|---|

@@ -24,8 +24,10 @@ pub(crate) struct Written {
     /// What the sandbox itself has made between them and the upper directory, by path.
     pub(super) places: BTreeMap<Vec<u8>, FileType>,
     /// Maps of user and group ids: inside, outside, count. None where ids are the host's.
+    #[cfg_attr(not(feature = "image"), expect(dead_code, reason = "for what writes layers"))]
     ids: Option<[Vec<[u32; 3]>; 2]>,
     /// What holds the layers of an image in their store.
+    #[cfg_attr(not(feature = "image"), expect(dead_code, reason = "only held"))]
     keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
