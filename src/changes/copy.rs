@@ -17,7 +17,8 @@ use crate::sys::{self, Errno};
 const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS;
 
 /// Copies what is at `from` inside to `to` outside.
-pub(super) fn copy_out(written: &Written, limits: &ChangeLimits, from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_out(written: &Written, limits: &ChangeLimits, from: &Path, to: &Path) -> Result<()> {
+    let _alone = written.lock()?;
     let layers = written.layers()?;
     let (path, found) = resolve(&layers, from)?;
     let (Some(name), Some(parent)) = (to.file_name(), to.parent()) else {

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Escaped;
+pub(crate) use copy::copy_out;
 #[cfg(feature = "image")]
 pub(crate) use layers::{Meta, attributes};
 #[cfg(feature = "image")]
@@ -41,7 +42,8 @@ pub(crate) use written::Written;
 ///
 /// What is not protected: the names are the program's, and may be any bytes. Printed, they are escaped.
 ///
-/// As long as this or the [`Outcome`](crate::Outcome) is there, so is the memory of an ephemeral root.
+/// As long as this or the [`Outcome`](crate::Outcome) is there, so is the memory of an ephemeral root. Parts of the root are
+/// copied out by [`Outcome::copy_out`](crate::Outcome::copy_out).
 ///
 /// # Examples
 ///
@@ -54,13 +56,14 @@ pub(crate) use written::Written;
 /// for change in &changes {
 ///     println!("{change}: {} bytes", change.size());
 /// }
-/// changes.copy_out("/usr/local", "out")?;
 /// # Ok::<(), belljar::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Changes {
     list: Vec<Change>,
+    #[cfg_attr(not(feature = "image"), expect(dead_code, reason = "for what writes layers"))]
     pub(crate) written: Arc<Written>,
+    #[cfg_attr(not(feature = "image"), expect(dead_code, reason = "for what writes layers"))]
     pub(crate) limits: ChangeLimits,
 }
 
@@ -166,29 +169,6 @@ impl Changes {
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
-
-    /// Copies a file or directory of the root, as the program has left it, to `to`, which must not exist.
-    ///
-    /// `from` is an absolute path inside. Files belong to the caller, with the modes that they had inside less set-id bits
-    /// and the right of others to write, and with their times. Hard links become files of their own; extended attributes
-    /// are not copied.
-    ///
-    /// No symbolic link is followed: neither on the way to `from`, nor there, nor below. A link below `from` is copied as
-    /// one if it leads to a place in what is copied, by a relative path whose `..` are at its start; every other one is an
-    /// error, and so is a FIFO, a socket and a device. So whoever uses the copy stays in it.
-    ///
-    /// To put files *in*, stack them: `Rootfs::layers([root, inputs])`, with [`ephemeral`](crate::Rootfs::ephemeral) for
-    /// the program to change; or use [`Sandbox::bind_ro`](crate::Sandbox::bind_ro) and [`Sandbox::file`](crate::Sandbox::file).
-    ///
-    /// # Errors
-    ///
-    /// Where `from` does not exist or has something that is not copied, `to` exists or can't be made, a bound of
-    /// [`ChangeLimits`] is met, the caller may not read a file, or another sandbox runs on the directory of the
-    /// changes. Nothing is left at `to` then.
-    pub fn copy_out(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
-        let _alone = self.written.lock()?;
-        copy::copy_out(&self.written, &self.limits, from.as_ref(), to.as_ref())
-    }
 }
 
 impl<'a> IntoIterator for &'a Changes {
@@ -284,7 +264,7 @@ impl<'a> Count<'a> {
 fn exceeded(cause: String) -> Error {
     Error::new(Layer::Mount, ErrorKind::Os, "changes", cause)
         .with_errno(libc::EFBIG)
-        .with_hint("ChangeLimits sets the bounds: Outcome::changes_within")
+        .with_hint("ChangeLimits sets the bounds: Outcome::changes_within and copy_out_within")
 }
 
 /// An error about a path inside.

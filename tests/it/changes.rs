@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use belljar::{ChangeKind, ChangeLimits, Changes, ErrorKind, FileType, Layer, Rootfs, Sandbox};
+use belljar::{ChangeKind, ChangeLimits, Changes, ErrorKind, FileType, Layer, Outcome, Rootfs, Sandbox};
 
 use crate::harness::{compile_static, is_root, real, temp_dir, token};
 
@@ -42,10 +42,14 @@ fn tools(root: impl Into<Rootfs>) -> Sandbox {
 
 /// Runs a script, which has to succeed, and lists what it has changed.
 pub(crate) fn changed(sandbox: &Sandbox, script: &str) -> Changes {
+    ran(sandbox, script).changes().unwrap()
+}
+
+fn ran(sandbox: &Sandbox, script: &str) -> Outcome {
     let output = sandbox.command("sh").args(["-ec", script]).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.outcome.success(), "{script}: {:?}\n{stderr}", output.outcome);
-    output.outcome.changes().unwrap()
+    output.outcome
 }
 
 fn mkdir(path: PathBuf) -> PathBuf {
@@ -171,9 +175,11 @@ fn a_root_that_keeps_no_changes_has_none_to_tell() {
     let dir = scratch();
     let [low, _] = layers(dir.path());
     for root in [Rootfs::dir(&low), Rootfs::host(), Rootfs::empty(), Rootfs::dir(&low).copied()] {
-        let error = tools(root.clone()).command("true").status().unwrap().changes().unwrap_err();
-        assert_eq!((error.layer(), error.kind()), (Layer::Mount, ErrorKind::InvalidPolicy), "{root:?} {error}");
-        assert!(error.hint().unwrap().contains("Rootfs::ephemeral"), "{error}");
+        let outcome = tools(root.clone()).command("true").status().unwrap();
+        for error in [outcome.changes().unwrap_err(), outcome.copy_out("/etc", dir.path().join("x")).unwrap_err()] {
+            assert_eq!((error.layer(), error.kind()), (Layer::Mount, ErrorKind::InvalidPolicy), "{root:?} {error}");
+            assert!(error.hint().unwrap().contains("Rootfs::ephemeral"), "{error}");
+        }
     }
 }
 
@@ -190,7 +196,7 @@ fn changes_of_an_overlay_are_those_of_all_runs_and_wait_for_the_next() {
     let outcome = sandbox.command("true").status().unwrap();
     let mut command = sandbox.command("sh");
     let mut child = command.args(["-c", "read line; rm /etc/x"]).stdin(belljar::Stdio::piped()).spawn().unwrap();
-    for error in [outcome.changes().unwrap_err(), second.copy_out("/etc", real(dir.path()).join("etc")).unwrap_err()] {
+    for error in [outcome.changes().unwrap_err(), outcome.copy_out("/etc", real(dir.path()).join("etc")).unwrap_err()] {
         assert_eq!(error.raw_os_error(), Some(libc::EWOULDBLOCK), "{error}");
         assert!(error.hint().unwrap().contains("another sandbox"), "{error}");
     }
@@ -206,13 +212,14 @@ fn names_may_be_any_bytes_and_are_escaped() {
     let layers = layers(dir.path());
     let [ephemeral, _] = roots(&layers, dir.path());
     let script = r"cd /etc; echo 1 >$(printf 'a\n\033[31m\377'); mkdir $(printf '\200'); echo 2 >$(printf '\200/\201')";
-    let changes = changed(&tools(ephemeral), script);
+    let outcome = ran(&tools(ephemeral), script);
+    let changes = outcome.changes().unwrap();
     let paths: Vec<_> = changes.iter().map(|change| change.path().as_os_str().as_bytes()).collect();
     assert_eq!(paths, [&b"/etc/a\n\x1b[31m\xff"[..], b"/etc/\x80", b"/etc/\x80/\x81"]);
-    let text = changes.to_string();
+    let text = outcome.changes().unwrap().to_string();
     assert!(text.lines().count() == 3 && !text.contains('\x1b'), "{text}");
     let out = real(dir.path()).join("out");
-    changes.copy_out(OsStr::from_bytes(b"/etc/\x80"), &out).unwrap();
+    outcome.copy_out(OsStr::from_bytes(b"/etc/\x80"), &out).unwrap();
     assert_eq!(fs::read(out.join(OsStr::from_bytes(b"\x81"))).unwrap(), b"2\n");
 }
 
@@ -246,14 +253,14 @@ fn a_program_can_not_forge_the_marks() {
     for root in roots(&layers, dir.path()) {
         let output = tools(root).bind_ro(&forger, "/forger").command("/forger").output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "mknod -1\ntrusted -1\n");
-        let changes = output.outcome.changes().unwrap();
+        let outcome = output.outcome;
         // Whatever it has set: nothing of /etc is gone.
-        let text = changes.to_string();
+        let text = outcome.changes().unwrap().to_string();
         assert!(text.ends_with("A /forged\nA /forged/empty\n") && !text.contains('D'), "{text}");
         let out = real(dir.path()).join(token());
-        changes.copy_out("/etc", &out).unwrap();
+        outcome.copy_out("/etc", &out).unwrap();
         assert!(out.join("conf.d/x").exists() && out.join("b").exists());
-        changes.copy_out("/forged/empty", out.join("empty")).unwrap();
+        outcome.copy_out("/forged/empty", out.join("empty")).unwrap();
     }
 }
 
@@ -275,11 +282,11 @@ fn more_than_the_bounds_is_an_error() {
     };
     fails(outcome.changes_within(ChangeLimits::new().entries(301)).map(drop));
     let out = real(dir.path()).join("out");
-    fails(outcome.changes().unwrap().copy_out("/sparse", &out));
+    fails(outcome.copy_out("/sparse", &out));
     assert!(!out.exists());
-    fails(outcome.changes_within(ChangeLimits::new().bytes(3)).unwrap().copy_out("/etc", &out));
+    fails(outcome.copy_out_within("/etc", &out, ChangeLimits::new().bytes(3)));
     assert!(!out.exists(), "nothing is left");
-    outcome.changes().unwrap().copy_out("/many", &out).unwrap();
+    outcome.copy_out("/many", &out).unwrap();
     assert_eq!(fs::read_dir(&out).unwrap().count(), 300);
     // Names that are long, and deeper than a path may be.
     let [ephemeral, _] = roots(&layers, dir.path());
@@ -300,9 +307,9 @@ fn a_part_of_the_root_is_copied_as_the_program_has_left_it() {
             echo new >/opt/tree/new; rm /opt/tree/1; rm /var/old/new; echo y >/var/old/y
             chmod 4777 /opt/tree/3; chmod 400 /opt/tree/new; mkdir -m 500 /opt/tree/closed; touch -d @1000000000 /opt/tree/3
             ln -s sub/2 /opt/tree/in; ln -s ../3 /opt/tree/sub/up; ln /opt/tree/3 /opt/tree/hard";
-        let changes = changed(&tools(root), script);
+        let outcome = ran(&tools(root), script);
         let tree = out("tree");
-        changes.copy_out("/opt/tree", &tree).unwrap();
+        outcome.copy_out("/opt/tree", &tree).unwrap();
         let mut names: Vec<_> = fs::read_dir(&tree).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["3", "closed", "hard", "in", "new", "sub"]);
@@ -313,12 +320,12 @@ fn a_part_of_the_root_is_copied_as_the_program_has_left_it() {
         assert_eq!(fs::metadata(tree.join("3")).unwrap().mtime(), 1_000_000_000);
         assert_eq!(fs::metadata(tree.join("hard")).unwrap().nlink(), 1);
         // What a layer hides stays hidden, and what is below is seen.
-        changes.copy_out("/var/old", out("old")).unwrap();
+        outcome.copy_out("/var/old", out("old")).unwrap();
         let old = out("again");
-        changes.copy_out("/var//old/.", &old).unwrap();
+        outcome.copy_out("/var//old/.", &old).unwrap();
         assert_eq!(fs::read_dir(&old).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["y"]);
         let data = out("data");
-        changes.copy_out("/var/data", &data).unwrap();
+        outcome.copy_out("/var/data", &data).unwrap();
         assert_eq!(fs::read_to_string(&data).unwrap(), "var/data");
     }
 }
@@ -328,10 +335,10 @@ fn what_the_caller_may_not_read_is_not_copied() {
     let dir = scratch();
     let layers = layers(dir.path());
     for root in roots(&layers, dir.path()) {
-        let changes = changed(&tools(root), "mkdir -p /out/sub; echo x >/out/sub/x; chmod 0 /out/sub/x");
-        assert_eq!(changes.to_string(), "A /out\nA /out/sub\nA /out/sub/x\n");
+        let outcome = ran(&tools(root), "mkdir -p /out/sub; echo x >/out/sub/x; chmod 0 /out/sub/x");
+        assert_eq!(outcome.changes().unwrap().to_string(), "A /out\nA /out/sub\nA /out/sub/x\n");
         let out = real(dir.path()).join(token());
-        let copied = changes.copy_out("/out", &out);
+        let copied = outcome.copy_out("/out", &out);
         if is_root() {
             copied.unwrap();
             assert_eq!(fs::read_to_string(out.join("sub/x")).unwrap(), "x\n");
@@ -341,6 +348,15 @@ fn what_the_caller_may_not_read_is_not_copied() {
         assert_eq!((error.raw_os_error(), error.path()), (Some(libc::EACCES), Some(Path::new("/out/sub/x"))));
         assert!(error.hint().is_some() && !out.exists(), "nothing is left");
     }
+    // A directory that can't be read can't be listed, and is in the way of nothing else.
+    let [ephemeral, _] = roots(&layers, dir.path());
+    let outcome = ran(&tools(ephemeral), "mkdir /out; echo y >/out/y; mkdir -m 0 /closed");
+    if !is_root() {
+        let error = outcome.changes().unwrap_err();
+        assert_eq!((error.raw_os_error(), error.path()), (Some(libc::EACCES), Some(Path::new("/closed"))));
+    }
+    outcome.copy_out("/out", real(dir.path()).join("out")).unwrap();
+    assert_eq!(fs::read_to_string(real(dir.path()).join("out/y")).unwrap(), "y\n");
 }
 
 #[test]
@@ -348,10 +364,10 @@ fn a_copy_has_its_place_to_itself() {
     let dir = scratch();
     let layers = layers(dir.path());
     let [ephemeral, _] = roots(&layers, dir.path());
-    let changes = changed(&tools(ephemeral), "mkfifo /var/fifo");
+    let outcome = ran(&tools(ephemeral), "mkfifo /var/fifo");
     let out = real(dir.path());
     let error = |from: &str, to: &Path| {
-        let error = changes.copy_out(from, to).unwrap_err();
+        let error = outcome.copy_out(from, to).unwrap_err();
         (error.kind(), error.raw_os_error().unwrap())
     };
     fs::write(out.join("there"), "mine").unwrap();
@@ -376,7 +392,7 @@ fn a_copy_has_its_place_to_itself() {
     }
     assert!(!out.join("a").exists() && !out.join("missing").exists());
     assert_eq!(fs::read_to_string(out.join("there")).unwrap(), "mine");
-    assert!(changes.iter().any(|change| change.file_type() == FileType::Fifo));
+    assert!(outcome.changes().unwrap().iter().any(|change| change.file_type() == FileType::Fifo));
 }
 
 /// Links in what is copied, and how they end.
@@ -397,9 +413,9 @@ fn a_link_that_leads_out_of_a_copy_is_refused() {
     let layers = layers(dir.path());
     for (script, good) in LINKS {
         let [ephemeral, _] = roots(&layers, dir.path());
-        let changes = changed(&tools(ephemeral), &format!("mkdir /out; echo x >/out/file; {script}"));
+        let outcome = ran(&tools(ephemeral), &format!("mkdir /out; echo x >/out/file; {script}"));
         let out = real(dir.path()).join(token());
-        match changes.copy_out("/out", &out) {
+        match outcome.copy_out("/out", &out) {
             Ok(()) => assert!(good && out.join("file").exists(), "{script}"),
             Err(error) => {
                 assert!(!good && error.raw_os_error() == Some(libc::EXDEV), "{script}: {error}");
@@ -424,10 +440,10 @@ fn no_link_is_followed_even_if_it_comes_in_between() {
     }
     let kept = mkdir(host.join("kept"));
     let sandbox = tools(Rootfs::layers(&layers).overlay(&kept));
-    let changes = changed(&sandbox, "mkdir -p /out/inner; echo own >/out/file; echo own >/out/inner/file");
+    let outcome = ran(&sandbox, "mkdir -p /out/inner; echo own >/out/file; echo own >/out/inner/file");
     let diff = kept.join("diff/out");
     symlink(&outside, kept.join("diff/link")).unwrap();
-    let error = changes.copy_out("/link/file", host.join("copy")).unwrap_err();
+    let error = outcome.copy_out("/link/file", host.join("copy")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ELOOP), "{error}");
     symlink(outside.join("inner"), diff.join("other")).unwrap();
     symlink(outside.join("file"), diff.join("other-file")).unwrap();
@@ -448,7 +464,7 @@ fn no_link_is_followed_even_if_it_comes_in_between() {
         for _ in 0..1000 {
             for from in ["/out/file", "/out/inner", "/out/inner/file"] {
                 let copy = host.join("copy");
-                copied += u32::from(changes.copy_out(from, &copy).is_ok());
+                copied += u32::from(outcome.copy_out(from, &copy).is_ok());
                 for file in [copy.clone(), copy.join("file")] {
                     assert!(!fs::read_to_string(file).is_ok_and(|text| text.contains(&secret)), "{from}");
                 }
