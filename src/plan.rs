@@ -44,6 +44,8 @@ pub struct Plan {
     pub(crate) program: Launch,
     /// What is opened for the program; [`Step::Install`] has indices into it.
     pub(crate) given: Vec<Given>,
+    /// The maps of user and group ids: inside, outside, count. None where ids are the host's.
+    pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
     /// What has to stay as long as the program: the layers of an image in their store.
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }

@@ -22,6 +22,13 @@ impl Digest {
         Hasher::Sha256(Sha256::new_with_prefix(content)).digest()
     }
 
+    /// Names what has been hashed.
+    pub(super) fn sha256(hash: &[u8]) -> Self {
+        let digits = hash.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let digits = digits.filter_map(|digit| char::from_digit(digit.into(), 16));
+        Digest("sha256:".chars().chain(digits).collect())
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

@@ -5,6 +5,7 @@
 
 mod archive;
 mod choose;
+mod commit;
 mod config;
 pub(crate) mod digest;
 mod document;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Escaped;
+pub use commit::Commit;
 pub use config::ImageConfig;
 use digest::{Digest, Verified};
 pub use layer::UnpackLimits;
@@ -187,6 +189,11 @@ impl Image {
 
     pub(crate) fn stored(&self) -> Option<&Arc<Stored>> {
         self.stored.as_ref()
+    }
+
+    /// The configuration as it is in the file.
+    fn document(&self) -> &[u8] {
+        &self.inner.loaded.document
     }
 
     fn with_layers(&self, stored: Stored) -> Image {

@@ -185,6 +185,11 @@ impl Lowered {
         Step::Maps { uid, gid }
     }
 
+    /// The maps of user and group ids, in the form of the kernel's.
+    pub(crate) fn maps(&self) -> [Vec<[u32; 3]>; 2] {
+        [&self.uid_map, &self.gid_map].map(|map| map.iter().map(IdMap::line).collect())
+    }
+
     /// Changes to the ids of the program; groups first, while the user may still do that.
     pub(crate) fn change(&self, steps: &mut Vec<Step>) {
         if self.changes {

@@ -15,6 +15,7 @@ use std::time::Instant;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
+use crate::changes::Written;
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
 use crate::plan::{self, Given, Lack, Launch, Plan, Step, Upper};
@@ -64,7 +65,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         drop(inner);
         let received = sys::receive_fd(outer.as_fd());
         let changes = received.map_err(|Errno(errno)| Error::os(Layer::Mount, "receive the changes", errno))?;
-        child.set_changes(above_streams(changes.into())?);
+        child.set_written(Written::new(above_streams(changes.into())?, plan));
     }
     Ok(child)
 }

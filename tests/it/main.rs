@@ -7,6 +7,9 @@
 mod again;
 mod alone;
 mod async_host;
+mod changes;
+#[cfg(feature = "image")]
+mod commit;
 mod containment;
 mod distribution;
 #[cfg(feature = "image")]
