@@ -108,6 +108,11 @@ pub(crate) enum Step {
         mode: CString,
         attributes: u64,
     },
+    /// Fills a tmpfs with a copy of a directory of the host.
+    Copy {
+        source: HostPath,
+        at: Inside,
+    },
     /// Mounts the cell's own /proc.
     Proc {
         at: Inside,
@@ -316,7 +321,7 @@ impl Step {
     /// The path that a fault of the step is about.
     pub(crate) fn path(&self, operand: Operand) -> Option<PathBuf> {
         let path = match (self, operand) {
-            (Step::Bind { source, .. }, Operand::Source) => &source.0,
+            (Step::Bind { source, .. } | Step::Copy { source, .. }, Operand::Source) => &source.0,
             (Step::RootDir { source, .. }, _) => &source.0,
             (Step::RootOverlay { upper: Upper::Kept { base }, .. }, Operand::Target) => &base.0,
             (Step::RootOverlay { lowers, .. }, Operand::Call | Operand::Source) => match lowers.as_slice() {
@@ -327,7 +332,14 @@ impl Step {
             (Step::Bind { at, .. } | Step::Dir { at } | Step::File { at, .. } | Step::Symlink { at, .. }, _) => {
                 &at.path
             }
-            (Step::Tmpfs { at, .. } | Step::Proc { at } | Step::Devpts { at } | Step::Mask { at }, _) => &at.path,
+            (
+                Step::Tmpfs { at, .. }
+                | Step::Copy { at, .. }
+                | Step::Proc { at }
+                | Step::Devpts { at }
+                | Step::Mask { at },
+                _,
+            ) => &at.path,
             (Step::Protect { at } | Step::Seal { at, .. }, _) => &at.path,
             (Step::Chdir { path } | Step::LandlockPath { path, .. }, _) => path,
             (Step::Look { program, .. } | Step::Exec { program, .. }, _) => program,

@@ -367,6 +367,7 @@ impl State<'_> {
             Step::Tmpfs { at, size, inodes, mode, attributes } => {
                 self.tmpfs(at, [(c"size", size), (c"nr_inodes", inodes), (c"mode", mode)], *attributes)
             }
+            Step::Copy { source, at } => self.copy(source, at),
             Step::Proc { at } => self.proc(at),
             Step::Devpts { at } => self.devpts(at),
             Step::Mask { at } => self.mask(at),

@@ -298,7 +298,7 @@ impl State<'_> {
     }
 
     /// Lets nothing be made on a file system of the host's; returns which of the sandbox's own it is.
-    fn check_own(&self, dir: BorrowedFd<'_>) -> Result<u64, Fault> {
+    pub(super) fn check_own(&self, dir: BorrowedFd<'_>) -> Result<u64, Fault> {
         let device = sys::fstat(dir)?.device;
         match self.context.own.iter().any(|own| own.load(Relaxed) == device) {
             true => Ok(device),

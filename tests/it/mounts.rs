@@ -593,3 +593,30 @@ fn snapshot_devices() -> Vec<(u32, u32, bool)> {
     let known = |stat: fs::Metadata| (stat.mode(), stat.uid(), stat.mtime() == 1);
     ["null", "zero", "full", "random", "urandom", "tty"].map(stat).map(known).to_vec()
 }
+
+#[test]
+fn a_copy_is_the_programs_to_change_and_bounded() {
+    let dir = temp_dir();
+    let source = real(dir.path()).join("in");
+    fs::create_dir_all(source.join("below")).unwrap();
+    fs::write(source.join("below/file"), "content").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", source.join("link")).unwrap();
+    let sandbox = host().copy_in(&source, "/work");
+    let script = "cat /work/below/file; readlink /work/link; echo more >>/work/below/file; rm -r /work/*; ls /work";
+    assert_eq!(sh(&sandbox, script), "content/etc/passwd\n");
+    assert_eq!(fs::read_to_string(source.join("below/file")).unwrap(), "content");
+    // Into a root that is written to, and below another mount.
+    let sandbox = Sandbox::new().rootfs(Rootfs::host().ephemeral()).tmpfs("/a").copy_in(&source, "/a/b/c");
+    assert_eq!(sh(&sandbox, "cat /a/b/c/below/file"), "content");
+    fs::write(source.join("large"), vec![1_u8; 100_000]).unwrap();
+    let small = host().copy_in(&source, Tmpfs::new("/work").size(65536));
+    let error = small.command("true").spawn().unwrap_err();
+    assert_eq!((error.raw_os_error(), error.kind()), (Some(libc::ENOSPC), ErrorKind::Os), "{error}");
+    assert!(error.hint().unwrap().contains("size"), "{:?}", error.hint());
+    for (wrong, errno) in [(source.join("below/file"), libc::ENOTDIR), (source.join("none"), libc::ENOENT)] {
+        let error = host().copy_in(&wrong, "/work").command("true").plan().unwrap_err();
+        assert_eq!((error.raw_os_error(), error.path()), (Some(errno), Some(wrong.as_path())), "{error}");
+    }
+    let link = source.join("link");
+    assert_eq!(host().copy_in(link, "/w").command("true").plan().unwrap_err().raw_os_error(), Some(libc::ELOOP));
+}
