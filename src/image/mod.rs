@@ -282,6 +282,15 @@ impl LayerBlob {
         &self.info
     }
 
+    /// Leaves the digest to a caller who verifies the uncompressed content: of a layer without compression that is the
+    /// same digest, and nothing has to be hashed twice.
+    pub(crate) fn hashed_once(mut self) -> Self {
+        if self.info.digest == self.info.diff_id {
+            self.content.leave_digest();
+        }
+        self
+    }
+
     /// The digest that the uncompressed content must have.
     pub(crate) fn diff_id(&self) -> &Digest {
         &self.info.diff_id

@@ -23,6 +23,9 @@ const CHUNK: usize = 56 << 10;
 /// How much is kept in mind of a layer's directories and whiteouts, which are seen to at the end: their paths, and some.
 const KEPT_BYTES: usize = 256 << 20;
 
+/// From which size on a file is sent to the disk at once, so that there is less to wait for at the end.
+const WRITE_OUT: u64 = 256 << 10;
+
 /// How far one call copies: what the kernel takes at most.
 const COPY: i64 = 0x7fff_f000;
 
@@ -107,7 +110,7 @@ impl<'a> Tree<'a> {
         let attributes = Attributes { mode, owner: (uid, gid), mtime, xattrs };
         match kind {
             Kind::Dir => self.dir(path, attributes),
-            Kind::File { .. } => self.file(&path, &attributes, reader),
+            Kind::File { size } => self.file(&path, size, &attributes, reader),
             Kind::Symlink(target) => self.symlink(&path, &target, &attributes),
             Kind::HardLink(other) => self.hard_link(&path, &other, &attributes),
             Kind::Fifo => self.fifo(&path, &attributes),
@@ -144,7 +147,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    fn file(&mut self, path: &EntryPath, attributes: &Attributes, reader: &mut LayerReader) -> Result<()> {
+    fn file(&mut self, path: &EntryPath, size: u64, attributes: &Attributes, reader: &mut LayerReader) -> Result<()> {
         let name = self.name(path)?;
         self.hand.add(path.as_bytes(), |calls| {
             unlink(calls, &name);
@@ -165,6 +168,10 @@ impl<'a> Tree<'a> {
         let ownership = self.ownership;
         self.hand.add(path.as_bytes(), |calls| {
             attributes.set(ownership, calls);
+            if size >= WRITE_OUT {
+                let args = [FILE.into(), 0.into(), 0.into(), libc::SYNC_FILE_RANGE_WRITE.into()];
+                calls.attempt(libc::SYS_sync_file_range, args);
+            }
             calls.call(libc::SYS_close, [FILE.into()]);
         })
     }

@@ -137,7 +137,7 @@ impl Unpacking<'_> {
     }
 
     fn fill(&mut self, name: &str, image: &Image, index: usize, progress: &mut dyn FnMut(u64)) -> Result<Notes> {
-        let blob = image.open_layer(index)?;
+        let blob = image.open_layer(index)?.hashed_once();
         let diff_id = blob.diff_id().clone();
         let read = Arc::new(AtomicU64::new(0));
         let mut reader = LayerReader::new(Counted { blob, read: read.clone() }, &self.store.limits)?;
