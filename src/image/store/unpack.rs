@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use super::hand::Hand;
 use super::lock::{self, Locked};
 use super::ownership::{Owners, Ownership};
 use super::tree::{Notes, Tree};
-use super::{Store, failed};
+use super::{Store, failed, make_one};
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::image::layer::LayerReader;
 use crate::image::{Image, LayerBlob};
@@ -122,34 +122,41 @@ impl Unpacking<'_> {
         if work.exists() {
             self.store.clear(&[name.to_owned()])?;
         }
-        fs::DirBuilder::new().mode(0o700).create(&work).map_err(|error| failed("make a layer", &error))?;
-        let diff = work.join("diff");
-        fs::DirBuilder::new().mode(0o755).create(&diff).map_err(|error| failed("make a layer", &error))?;
-        let notes = self.fill(name, image, index, progress)?;
+        // Whatever takes descriptors comes before there is something to be removed.
+        let blob = image.open_layer(index)?;
+        self.start_hand()?;
+        for (dir, mode) in [(&work, 0o700), (&work.join("diff"), 0o755)] {
+            make_one(dir, mode).map_err(|error| failed("make a layer", &error).with_path(dir))?;
+        }
+        let notes = self.fill(name, blob, progress)?;
         write(&work.join("note"), &notes.to_text())?;
         // What is renamed to its place has to be on the disk.
         sync(&work)?;
         let name = if notes.copies { self.chained(name) } else { name.to_owned() };
-        fs::rename(&work, self.store.dir.join("layers").join(&name)).map_err(|error| failed("make a layer", &error))?;
+        let place = self.store.dir.join("layers").join(&name);
+        fs::rename(&work, &place).map_err(|error| failed("make a layer", &error).with_path(place))?;
         self.names.push(name);
         self.notes.push(notes);
         Ok(())
     }
 
-    fn fill(&mut self, name: &str, image: &Image, index: usize, progress: &mut dyn FnMut(u64)) -> Result<Notes> {
-        let blob = image.open_layer(index)?;
+    /// For the first layer that is missing, with a look at what others have left.
+    fn start_hand(&mut self) -> Result<()> {
+        if self.hand.is_none() {
+            self.store.sweep()?;
+            let [work, layers] = ["work", "layers"].map(|name| self.store.dir.join(name));
+            self.hand = Some(Hand::start(&work, &layers, self.owners)?);
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, name: &str, blob: LayerBlob, progress: &mut dyn FnMut(u64)) -> Result<Notes> {
+        let Some(hand) = &mut self.hand else { return Err(failed("make a layer", &io::ErrorKind::Other.into())) };
         let diff_id = blob.diff_id().clone();
         let read = Arc::new(AtomicU64::new(0));
         let mut reader = LayerReader::new(Counted { blob, read: read.clone() }, &self.store.limits)?;
-        let hand = match &mut self.hand {
-            Some(hand) => hand,
-            none => {
-                let [work, layers] = ["work", "layers"].map(|name| self.store.dir.join(name));
-                none.insert(Hand::start(&work, &layers, self.owners)?)
-            }
-        };
         let below: Vec<String> = self.names.iter().rev().cloned().collect();
-        let tree = Tree::new(hand, &format!("{name}/diff"), self.owners.ownership, &below)?;
+        let tree = Tree::new(hand, &format!("{name}/diff"), self.owners, &below, &self.store.limits)?;
         let notes = tree.fill(&mut reader, &mut || progress(read.load(Relaxed)))?;
         let totals = reader.finish()?;
         let found: String = totals.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -239,8 +246,14 @@ fn record_once(mut file: &fs::File, text: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes a new file, whose mode the umask of the host has no say in.
 fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).map_err(|error| failed("make a layer", &error).with_path(path))
+    let write = || {
+        let mut file = fs::File::create_new(path)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(text.as_bytes())
+    };
+    write().map_err(|error| failed("make a layer", &error).with_path(path))
 }
 
 /// syncfs(2): one call for all files of a tree.
