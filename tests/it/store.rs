@@ -93,7 +93,11 @@ fn expected(images: &Path, tag: &str) -> Vec<String> {
     let mut lines = told(&text);
     match tag {
         // A link to a file of a layer below is a copy: overlayfs would part them at the first change, too.
-        "strict" => lines = lines.iter().map(|line| line.split(" same as").next().unwrap().to_owned()).collect(),
+        "strict" => {
+            let link = " same as 'data/hard-to-lower'";
+            let kept = lines.iter_mut().find(|line| line.ends_with(link)).unwrap();
+            kept.truncate(kept.len() - link.len());
+        }
         // umoci takes the link in place of a directory for the way to what a whiteout hides, and removes another file.
         "replaced" => {
             let base = fs::read_to_string(images.join("trees/base")).unwrap();
@@ -120,7 +124,7 @@ const TAGS: [&str; 10] = ["base", "second", "replaced", "third", "hand", "strict
 fn every_image_unpacks_to_the_tree_of_umoci() {
     let images = images!();
     let (_dir, store) = store();
-    for tag in TAGS.iter().chain(&["pax"]) {
+    for tag in TAGS {
         let image = store.unpack(&open(&images, tag)).unwrap();
         let found = tell_inside(as_root(&image));
         let expected = expected(&images, tag);
@@ -137,12 +141,14 @@ fn every_image_unpacks_to_the_tree_of_umoci() {
 }
 
 #[test]
-fn what_engines_refuse_is_refused_and_leaves_nothing() {
+fn sparse_files_are_refused_and_leave_nothing() {
     let images = images!();
     let (dir, store) = store();
-    let error = store.unpack(&open(&images, "gnu-sparse")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidImage);
-    assert!(error.to_string().contains("data/sparse") && error.to_string().contains("sparse file"), "{error}");
+    for tag in ["gnu-sparse", "pax"] {
+        let error = store.unpack(&open(&images, tag)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidImage);
+        assert!(error.to_string().contains("it is a sparse file"), "{error}");
+    }
     assert_eq!(fs::read_dir(dir.path().join("store/work")).unwrap().count(), 0);
 }
 
@@ -194,7 +200,7 @@ fn owners_are_kept_as_umoci_keeps_them() {
         return;
     }
     let (dir, store) = store();
-    for tag in ["base", "second", "third", "hand", "pax"] {
+    for tag in ["base", "second", "third", "hand", "gnu"] {
         let root = umoci(&images, tag, &real(dir.path()));
         let theirs = tell_inside(Sandbox::new().rootfs(Rootfs::dir(&root)).user(0, 0));
         let ours = tell_inside(as_root(&store.unpack(&open(&images, tag)).unwrap()));

@@ -1,7 +1,7 @@
 //! What a file has besides its content, and how the hand sets it.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::stat::FileStat;
 
@@ -24,10 +24,10 @@ pub(super) struct Attributes {
 }
 
 impl Attributes {
-    /// Those of a directory in a finished layer.
-    pub(super) fn of(dir: &OwnedFd, stat: &FileStat, owners: &Owners) -> Self {
+    /// Those of a file or directory in a finished layer.
+    pub(super) fn of(file: &OwnedFd, stat: &FileStat, owners: &Owners) -> Self {
         let told = match owners.ownership {
-            Ownership::Caller => read_owner(dir),
+            Ownership::Caller => read_owner(file),
             _ => owners.inside(stat.st_uid, stat.st_gid),
         };
         let mtime = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec.unsigned_abs() as u32 };
@@ -110,9 +110,10 @@ fn owner((uid, gid): (u32, u32)) -> Vec<u8> {
 
 /// The owner that a file of ours tells.
 fn read_owner(file: &OwnedFd) -> Option<(u32, u32)> {
-    use std::os::fd::AsFd;
+    // The descriptor is one to name the file by, not to read it.
+    let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
     let mut message = [0; 16];
-    let length = crate::sys::fgetxattr(file.as_fd(), c"user.rootlesscontainers", &mut message).ok()?;
+    let length = crate::sys::getxattr(&path, c"user.rootlesscontainers", &mut message).ok()?;
     parse_owner(message.get(..length)?)
 }
 

@@ -6,8 +6,8 @@ use nix::sys::stat::{FileStat, fstat};
 
 use super::attributes::Attributes;
 use super::hand::{self, FILE, Hand, OTHER, PARENT, TREE, close_from, create, open, unlink};
+use super::marks::OPAQUE;
 use super::ownership::Owners;
-use super::tree::OPAQUE;
 use crate::agent::Arg;
 use crate::error::{Error, Layer, Result};
 use crate::image::layer::EntryPath;
@@ -30,9 +30,13 @@ impl Found<'_> {
         (self.stat.st_mode & libc::S_IFMT == libc::S_IFREG).then(|| self.stat.st_size.unsigned_abs())
     }
 
-    /// Its attributes, if it is a directory.
-    pub(super) fn dir_attributes(&self, owners: &Owners) -> Option<Attributes> {
-        (self.stat.st_mode & libc::S_IFMT == libc::S_IFDIR).then(|| Attributes::of(&self.fd, &self.stat, owners))
+    /// Mode, owner and time of a file or directory.
+    pub(super) fn attributes(&self, owners: &Owners) -> Attributes {
+        Attributes::of(&self.fd, &self.stat, owners)
+    }
+
+    pub(super) fn is_dir(&self) -> bool {
+        self.stat.st_mode & libc::S_IFMT == libc::S_IFDIR
     }
 
     fn is_whiteout(&self) -> bool {
@@ -85,20 +89,15 @@ impl Hand {
     }
 
     fn open_in(&mut self, layer: &str, path: &EntryPath) -> Result<std::result::Result<OwnedFd, Errno>> {
-        // A directory is opened for good, so that its attributes can be read.
-        for flags in [libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW, libc::O_PATH | libc::O_NOFOLLOW] {
-            let opened = self.attempt(|calls| {
-                close_from(calls, FILE);
-                Hand::open_layer(calls, layer);
-                open(calls, FILE, path.as_bytes(), flags);
-            })?;
-            match opened {
-                Ok(()) => return self.take(OTHER).map(Ok),
-                Err((_, Errno(libc::ENOTDIR | libc::ELOOP))) => {}
-                Err((_, errno)) => return Ok(Err(errno)),
-            }
+        let opened = self.attempt(|calls| {
+            close_from(calls, FILE);
+            Hand::open_layer(calls, layer);
+            open(calls, FILE, path.as_bytes(), libc::O_PATH | libc::O_NOFOLLOW);
+        })?;
+        match opened {
+            Ok(()) => self.take(OTHER).map(Ok),
+            Err((_, errno)) => Ok(Err(errno)),
         }
-        Ok(Err(Errno(libc::ENOTDIR)))
     }
 
     /// Whether a layer hides what the layers below it have at a path that it has not itself.

@@ -13,6 +13,7 @@ mod attributes;
 mod hand;
 mod lock;
 mod lower;
+mod marks;
 mod ownership;
 mod remove;
 mod tree;

@@ -4,18 +4,15 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
-use super::attributes::{Attributes, OWNER, xattr};
+use super::attributes::{Attributes, OWNER};
 use super::hand::{FILE, Hand, PARENT, TREE, close_from, create, failed, open, path, unlink};
 use super::lower::Found;
 use super::ownership::Owners;
-use crate::agent::{Answer, Calls};
+use crate::agent::Calls;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::image::layer::{Entry, EntryPath, Kind, LayerReader, UnpackLimits};
 use crate::plan::Escaped;
 use crate::sys::Errno;
-
-/// What the kernel's overlay takes for "nothing of the layers below". In a user namespace it can't be in trusted.*.
-pub(super) const OPAQUE: &[u8] = b"user.overlay.opaque";
 
 /// How much of a file is in one call.
 const CHUNK: usize = 56 << 10;
@@ -26,10 +23,10 @@ const KEPT_BYTES: usize = 256 << 20;
 /// A tree that is being made.
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
-    hand: &'a mut Hand,
-    owners: &'a Owners,
+    pub(super) hand: &'a mut Hand,
+    pub(super) owners: &'a Owners,
     /// The names of the layers below in the store, the uppermost first.
-    below: &'a [String],
+    pub(super) below: &'a [String],
     /// How many bytes may still be copied from there, and until when.
     copies: u64,
     end: Option<Instant>,
@@ -45,16 +42,16 @@ pub(super) struct Tree<'a> {
     whiteouts: Vec<EntryPath>,
     opaque: Vec<EntryPath>,
     kept: usize,
-    notes: Notes,
+    pub(super) notes: Notes,
 }
 
 /// What is to be known of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Notes {
-    /// Whether it hides something of the layers below, which only an overlay shows.
-    pub(super) whiteouts: bool,
-    /// Whether it has something of the layers below, or may have over others.
-    pub(super) copies: bool,
+    /// Whether it would be another one over other layers.
+    pub(super) chained: bool,
+    /// Whether nothing of the layers below is there any more.
+    pub(super) alone: bool,
     /// How many device files were left out.
     pub(super) devices: u64,
     /// How many extended attributes were left out.
@@ -120,7 +117,7 @@ impl<'a> Tree<'a> {
             Kind::Dir => self.dir(path, attributes),
             Kind::File { .. } => self.file(&path, &attributes, reader),
             Kind::Symlink(target) => self.symlink(&path, &target, &attributes),
-            Kind::HardLink(other) => self.hard_link(&path, &other, &attributes),
+            Kind::HardLink(other) => self.hard_link(&path, &other),
             Kind::Fifo => self.fifo(&path, &attributes),
             // A sandbox has devices of its own, and none of an image works there.
             Kind::CharDevice { .. } | Kind::BlockDevice { .. } => {
@@ -200,7 +197,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Another name of a file in this layer; of one below, a copy.
-    fn hard_link(&mut self, link: &EntryPath, other: &EntryPath, attributes: &Attributes) -> Result<()> {
+    fn hard_link(&mut self, link: &EntryPath, other: &EntryPath) -> Result<()> {
         let name = self.name(link)?;
         let Some((dir, other_name)) = other.split() else { return Err(self.refused(link, "it links to the root")) };
         let linked = self.hand.attempt(|calls| {
@@ -213,7 +210,7 @@ impl<'a> Tree<'a> {
         })?;
         match linked {
             Ok(()) => Ok(()),
-            Err((_, Errno(libc::ENOENT))) => self.copy(link, other, attributes),
+            Err((_, Errno(libc::ENOENT))) => self.copy(link, other),
             Err((_, Errno(libc::EPERM))) => {
                 Err(self.refused(link, &format!("it links to \"{}\", which is no file", Escaped(other.as_bytes()))))
             }
@@ -222,7 +219,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Copies a file of the layers below.
-    fn copy(&mut self, link: &EntryPath, other: &EntryPath, attributes: &Attributes) -> Result<()> {
+    fn copy(&mut self, link: &EntryPath, other: &EntryPath) -> Result<()> {
         let name = self.name(link)?;
         let found = self.hand.look_up(self.below, other)?;
         let size = found.as_ref().and_then(Found::file_size);
@@ -237,20 +234,29 @@ impl<'a> Tree<'a> {
             return Err(self.refused(link, "more is copied from the layers below than a layer may have bytes"));
         };
         self.copies = rest;
-        self.notes.copies = true;
+        self.notes.chained = true;
         self.hand.copy(&found, other, &name)?;
-        self.set(link, attributes)
+        // It is another name of that file, whatever the entry says.
+        self.set(link, &found.attributes(self.owners))
     }
 
     /// Sees to what has to be last.
     fn finish(mut self) -> Result<Notes> {
-        self.notes.whiteouts = !self.whiteouts.is_empty() || !self.opaque.is_empty();
-        let hidden: HashSet<u64> = self.whiteouts.iter().map(|path| self.hash(path)).collect();
-        for path in std::mem::take(&mut self.whiteouts) {
-            self.whiteout(&path)?;
+        let (whiteouts, opaque) = (std::mem::take(&mut self.whiteouts), std::mem::take(&mut self.opaque));
+        let hidden: HashSet<u64> = whiteouts.iter().map(|path| self.hash(path)).collect();
+        let emptied: HashSet<u64> = opaque.iter().map(|path| self.hash(path)).collect();
+        // A mark in a directory that hides all below is seen by who lists it (readdir.c of overlayfs): so is one that
+        // hides nothing.
+        let covered = |tree: &Self, path: &EntryPath| {
+            path.split().is_some_and(|(dir, _)| tree.is_among(&dir, &hidden) || tree.is_among(&dir, &emptied))
+        };
+        for path in &whiteouts {
+            if !covered(&self, path) {
+                self.whiteout(path)?;
+            }
         }
-        for path in std::mem::take(&mut self.opaque) {
-            self.opaque(&path)?;
+        for path in &opaque {
+            self.opaque(path, covered(&self, path))?;
         }
         // The last entry of a directory is the one that counts, so it is the first here.
         let mut seen = HashSet::new();
@@ -260,82 +266,12 @@ impl<'a> Tree<'a> {
             }
         }
         for path in std::mem::take(&mut self.implied) {
-            if !seen.contains(&self.hash(&path)) && !self.is_hidden(&path, &hidden) {
+            if !seen.contains(&self.hash(&path)) && !self.is_among(&path, &hidden) {
                 self.inherit(&path)?;
             }
         }
         self.hand.flush()?;
         Ok(self.notes)
-    }
-
-    /// Hides what is below. Something of the same name in this layer is not hidden, but it stands alone.
-    fn whiteout(&mut self, hidden: &EntryPath) -> Result<()> {
-        self.check_time(hidden)?;
-        let Some((dir, name)) = hidden.split() else { return Ok(()) };
-        let mut made = self.mark(&dir, name)?;
-        if made == Err((1, Errno(libc::ENOENT))) {
-            self.ensure(&dir)?;
-            made = self.mark(&dir, name)?;
-        }
-        match made {
-            Ok(()) => Ok(()),
-            // What this layer has in place of the directory hides all of it.
-            Err((1, Errno(libc::ENOTDIR | libc::ELOOP))) => Ok(()),
-            Err((_, Errno(libc::EEXIST))) => match self.hand.attempt(|calls| mark_opaque(calls, hidden))? {
-                Ok(()) | Err((1, Errno(libc::ENOTDIR | libc::ELOOP))) => Ok(()),
-                Err((_, errno)) => Err(hiding(hidden, errno)),
-            },
-            Err((_, errno)) => Err(hiding(hidden, errno)),
-        }
-    }
-
-    /// Makes a mark in a directory; the second call is the one that opens it.
-    fn mark(&mut self, dir: &EntryPath, name: &[u8]) -> Result<Answer> {
-        self.hand.attempt(|calls| {
-            close_from(calls, FILE);
-            open(calls, TREE, dir.as_bytes(), libc::O_PATH | libc::O_DIRECTORY);
-            let name = path(calls, name);
-            calls.call(libc::SYS_mknodat, [FILE.into(), name, libc::S_IFCHR.into(), 0.into()]);
-        })
-    }
-
-    /// Hides all that is in a directory below.
-    fn opaque(&mut self, dir: &EntryPath) -> Result<()> {
-        self.check_time(dir)?;
-        let mut marked = self.hand.attempt(|calls| mark_opaque(calls, dir))?;
-        if marked == Err((1, Errno(libc::ENOENT))) {
-            self.ensure(dir)?;
-            marked = self.hand.attempt(|calls| mark_opaque(calls, dir))?;
-        }
-        match marked {
-            Ok(()) | Err((1, Errno(libc::ENOTDIR | libc::ELOOP))) => Ok(()),
-            Err((_, errno)) => Err(hiding(dir, errno)),
-        }
-    }
-
-    /// Gives a directory that the layer says nothing of what the layers below say.
-    fn inherit(&mut self, dir: &EntryPath) -> Result<()> {
-        self.check_time(dir)?;
-        self.notes.copies = true;
-        let found = self.hand.look_up(self.below, dir)?;
-        match found.and_then(|found| found.dir_attributes(self.owners)) {
-            Some(attributes) => self.hand.set_dir(dir, &attributes, self.owners),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether a path, or something above it, is among those with these hashes.
-    fn is_hidden(&self, path: &EntryPath, hashes: &HashSet<u64>) -> bool {
-        let mut path = path.clone();
-        loop {
-            if hashes.contains(&self.hash(&path)) {
-                return true;
-            }
-            match path.split() {
-                Some((above, _)) => path = above,
-                None => return false,
-            }
-        }
     }
 
     /// Sets everything on `FILE`, and closes it.
@@ -360,7 +296,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Makes the directories that the archive has left out, or has later.
-    fn ensure(&mut self, dir: &EntryPath) -> Result<()> {
+    pub(super) fn ensure(&mut self, dir: &EntryPath) -> Result<()> {
         if self.is_made(dir) {
             return Ok(());
         }
@@ -386,12 +322,12 @@ impl<'a> Tree<'a> {
         self.dirs.insert(hash);
     }
 
-    fn hash(&self, path: &EntryPath) -> u64 {
+    pub(super) fn hash(&self, path: &EntryPath) -> u64 {
         self.hash.hash_one(path.as_bytes())
     }
 
     /// The reader looks at the time while it reads; what comes after that may take long, too.
-    fn check_time(&self, path: &EntryPath) -> Result<()> {
+    pub(super) fn check_time(&self, path: &EntryPath) -> Result<()> {
         match self.end.is_some_and(|end| Instant::now() > end) {
             true => Err(self.refused(path, "unpacking the layer takes longer than it may")),
             false => Ok(()),
@@ -419,22 +355,9 @@ fn make_dir(calls: &mut Calls, dir: i32, name: &[u8]) {
     calls.attempt(libc::SYS_mkdirat, [dir.into(), name, 0o755.into()]);
 }
 
-fn mark_opaque(calls: &mut Calls, dir: &EntryPath) {
-    close_from(calls, FILE);
-    open(calls, TREE, dir.as_bytes(), libc::O_RDONLY | libc::O_DIRECTORY);
-    let args = xattr(calls, OPAQUE, b"y");
-    calls.call(libc::SYS_fsetxattr, args);
-    calls.call(libc::SYS_close, [FILE.into()]);
-}
-
 fn not_had(path: &EntryPath, uid: u32, gid: u32) -> Error {
     let step = format!("unpack \"{}\"", Escaped(path.as_bytes()));
     let cause = format!("it belongs to {uid}:{gid}, and the caller has no files with these ids to make");
     let hint = "Ownership::Caller keeps them in an attribute; for Ownership::Subordinate, a longer range has them";
     Error::new(Layer::Image, ErrorKind::Unsupported, step, cause).with_hint(hint)
-}
-
-fn hiding(path: &EntryPath, Errno(errno): Errno) -> Error {
-    let hint = "the marks of an overlay need a file system with device files and extended attributes user.*";
-    Error::os(Layer::Image, format!("hide \"{}\"", Escaped(path.as_bytes())), errno).with_hint(hint)
 }

@@ -98,7 +98,7 @@ impl Unpacking<'_> {
         made.map_err(|error| error.within(&format!("layer {} {}", index + 1, info.digest())))
     }
 
-    /// Whether a layer is there: alone, or made for just these layers below.
+    /// Whether a layer is there: made for any, or for just these layers below.
     fn find(&mut self, name: &str) -> Result<bool> {
         for name in [name.to_owned(), self.chained(name)] {
             if let Some(notes) = self.read_notes(&name)? {
@@ -110,7 +110,7 @@ impl Unpacking<'_> {
         Ok(false)
     }
 
-    /// The name of a layer that has something of those below.
+    /// The name of a layer that depends on those below: those that hide or have something of them, as engines name all.
     fn chained(&self, name: &str) -> String {
         let below = Sha256::digest(self.names.join("\n"));
         let digits: String = below.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -132,7 +132,7 @@ impl Unpacking<'_> {
         write(&work.join("note"), &notes.to_text())?;
         // What is renamed to its place has to be on the disk.
         sync(&work)?;
-        let name = if notes.copies { self.chained(name) } else { name.to_owned() };
+        let name = if notes.chained { self.chained(name) } else { name.to_owned() };
         let place = self.store.dir.join("layers").join(&name);
         fs::rename(&work, &place).map_err(|error| failed("make a layer", &error).with_path(place))?;
         self.names.push(name);
@@ -174,9 +174,11 @@ impl Unpacking<'_> {
         let lock = lock::lock(&record, FlockArg::LockShared)?;
         let text: String = names.iter().map(|name| format!("{name}\n")).collect();
         record_once(&lock, &text).map_err(|error| failed("record the image", &error).with_path(&record))?;
-        let mut dirs: Vec<_> = names.iter().map(|name| store.dir.join("layers").join(name).join("diff")).collect();
-        // Of one layer there is no overlay, which would hide its marks; and of none there is nothing.
-        if dirs.len() < 2 && notes.iter().all(|notes| notes.whiteouts) {
+        let first = notes.iter().rposition(|notes| notes.alone);
+        let shown = names.iter().skip(first.unwrap_or(0));
+        let mut dirs: Vec<_> = shown.map(|name| store.dir.join("layers").join(name).join("diff")).collect();
+        // Of one directory there is no overlay, which would hide its mark; and of none there is nothing.
+        if dirs.is_empty() || dirs.len() == 1 && first.is_some() {
             dirs.insert(0, store.dir.join("empty"));
         }
         let sum = |count: fn(&Notes) -> u64| notes.iter().map(count).sum();
@@ -216,14 +218,14 @@ impl Read for Counted {
 
 impl Notes {
     fn to_text(self) -> String {
-        let Notes { whiteouts, copies, devices, xattrs } = self;
-        format!("whiteouts {}\ncopies {}\ndevices {devices}\nxattrs {xattrs}\n", u8::from(whiteouts), u8::from(copies))
+        let Notes { chained, alone, devices, xattrs } = self;
+        format!("chained {}\nalone {}\ndevices {devices}\nxattrs {xattrs}\n", u8::from(chained), u8::from(alone))
     }
 
     fn from_text(text: &str) -> Option<Notes> {
-        let mut values = text.lines().zip(["whiteouts ", "copies ", "devices ", "xattrs "]);
+        let mut values = text.lines().zip(["chained ", "alone ", "devices ", "xattrs "]);
         let mut value = || values.next().and_then(|(line, key)| line.strip_prefix(key)?.parse::<u64>().ok());
-        Some(Notes { whiteouts: value()? != 0, copies: value()? != 0, devices: value()?, xattrs: value()? })
+        Some(Notes { chained: value()? != 0, alone: value()? != 0, devices: value()?, xattrs: value()? })
     }
 }
 
