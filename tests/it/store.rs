@@ -140,6 +140,42 @@ fn every_image_unpacks_to_the_tree_of_umoci() {
     assert_eq!(store.unpack(&open(&images, "base")).unwrap().left_out(), (2, 1), "two devices, and a capability");
 }
 
+/// The range that a file gives the caller.
+fn range(file: &str) -> Option<(u32, u32)> {
+    let name = Command::new("id").arg("-un").output().unwrap().stdout;
+    let name = String::from_utf8(name).unwrap();
+    let text = fs::read_to_string(file).ok()?;
+    let mut fields = text.lines().find_map(|line| line.strip_prefix(name.trim())?.strip_prefix(':'))?.split(':');
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+#[test]
+fn subordinate_ids_keep_owners_apart() {
+    let images = images!();
+    let (dir, store) = store();
+    let store = store.ownership(Ownership::Subordinate);
+    let (Some(uids), Some(gids)) = (range("/etc/subuid"), range("/etc/subgid")) else {
+        let error = store.unpack(&open(&images, "base")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("usermod --add-subuids")), "{error}");
+        return;
+    };
+    // SAFETY: No arguments, and they never fail.
+    let own = unsafe { (libc::geteuid(), libc::getegid()) };
+    for tag in ["base", "second", "third", "strict"] {
+        let image = store.unpack(&open(&images, tag)).unwrap();
+        let sandbox = Sandbox::new().rootfs(Rootfs::image(&image)).user(0, 0);
+        let sandbox = sandbox.uid_map(IdMap::new(0, own.0, 1)).uid_map(IdMap::new(1, uids.0, uids.1));
+        let sandbox = sandbox.gid_map(IdMap::new(0, own.1, 1)).gid_map(IdMap::new(1, gids.0, gids.1));
+        assert_same(tag, &tell_inside(sandbox), &expected(&images, tag));
+        store.remove(&open(&images, tag)).unwrap_err();
+        drop(image);
+        store.remove(&open(&images, tag)).unwrap();
+    }
+    assert!(store.collect().unwrap().layers >= 4, "the caller could not remove them");
+    assert_eq!(fs::read_dir(dir.path().join("store/work")).unwrap().count(), 0);
+}
+
 #[test]
 fn sparse_files_are_refused_and_leave_nothing() {
     let images = images!();
