@@ -57,8 +57,23 @@ fn without_owners(lines: &[String]) -> Vec<String> {
     lines.iter().map(|line| line.split(' ').enumerate().map(word).collect::<Vec<_>>().join(" ")).collect()
 }
 
-fn store() -> (tempfile::TempDir, Store) {
-    let dir = temp_dir();
+/// A temporary directory with a store: the directories in there may have no mode, and std can't remove those.
+pub(crate) struct Removable(pub(crate) tempfile::TempDir);
+
+impl Removable {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Removable {
+    fn drop(&mut self) {
+        let _ = Command::new("chmod").args(["-R", "u+rwX"]).arg(self.path()).output();
+    }
+}
+
+fn store() -> (Removable, Store) {
+    let dir = Removable(temp_dir());
     let store = Store::open(real(dir.path()).join("store")).unwrap();
     (dir, store)
 }
@@ -160,8 +175,7 @@ fn subordinate_ids_keep_owners_apart() {
         assert!(error.hint().is_some_and(|hint| hint.contains("usermod --add-subuids")), "{error}");
         return;
     };
-    // SAFETY: No arguments, and they never fail.
-    let own = unsafe { (libc::geteuid(), libc::getegid()) };
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     for tag in ["base", "second", "third", "strict"] {
         let image = store.unpack(&open(&images, tag)).unwrap();
         let sandbox = Sandbox::new().rootfs(Rootfs::image(&image)).user(0, 0);

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::fixtures::tell_tree;
 use crate::harness::{children, open_fds, real, temp_dir, token};
 use crate::image_made::{Layout, config};
+use crate::store::Removable;
 
 /// A layer in the making. What its entries say is up to the test: nothing is checked.
 #[derive(Clone, Default)]
@@ -113,14 +114,14 @@ pub(crate) fn image(layers: &[Tar]) -> (Layout, Image) {
 
 /// A store, and beside it a tree that nothing may touch.
 pub(crate) struct Place {
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: Removable,
     pub(crate) store: Store,
     before: (String, BTreeSet<String>, PathBuf),
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let dir = temp_dir();
+        let dir = Removable(temp_dir());
         let canary = dir.path().join("canary");
         fs::create_dir_all(canary.join("dir/sub")).unwrap();
         for name in ["secret", "dir/file", "dir/sub/file"] {
