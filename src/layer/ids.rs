@@ -24,11 +24,11 @@ impl IdMap {
         Self { inside, outside, count }
     }
 
-    fn holds_inside(&self, id: u32) -> bool {
+    pub(crate) fn holds_inside(&self, id: u32) -> bool {
         (self.inside..self.inside.saturating_add(self.count)).contains(&id)
     }
 
-    fn holds_outside(&self, id: u32) -> bool {
+    pub(crate) fn holds_outside(&self, id: u32) -> bool {
         (self.outside..self.outside.saturating_add(self.count)).contains(&id)
     }
 

@@ -52,6 +52,12 @@ mod root;
 mod seccomp;
 #[cfg(feature = "image")]
 mod store;
+#[cfg(feature = "image")]
+mod store_hostile;
+#[cfg(feature = "image")]
+mod store_made;
+#[cfg(feature = "image")]
+mod store_shared;
 mod threads;
 mod tidy;
 mod toolchains;
