@@ -5,11 +5,12 @@
 //! other and answers. So the host works with the files and the rights of a sandbox, and can do there no more than
 //! a program could.
 
-#![cfg_attr(not(feature = "image"), allow(dead_code, reason = "what uses it is in the feature"))]
+#![cfg_attr(not(feature = "image"), allow(dead_code, reason = "the store of images uses more of it"))]
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair, sockopt,
@@ -17,6 +18,7 @@ use nix::sys::socket::{
 
 use crate::child::Child;
 use crate::error::{Error, Layer, Result};
+use crate::pool::Shared;
 use crate::sandbox::Sandbox;
 use crate::sys::{AgentData, Errno, agent_image, receive_fd};
 
@@ -68,8 +70,9 @@ struct Call {
 /// The length of a `struct cmsghdr` with one descriptor.
 const CMSG_LENGTH: i32 = 20;
 
-/// The size of a call in a message.
+/// The size of a call in a message, and that of an answer.
 const CALL: usize = 64;
+const ANSWER: usize = 16;
 
 impl Calls {
     /// Adds a call that has to succeed: where one fails, the rest is not made.
@@ -80,6 +83,11 @@ impl Calls {
     /// Adds a call that has to return just this much, which is not 0: of a write, all.
     pub(crate) fn whole<const N: usize>(&mut self, number: libc::c_long, args: [Arg; N], result: usize) {
         self.push(number, args, result as i64);
+    }
+
+    /// Adds a call that goes on only if it fails like this: execve(2) does not come back otherwise.
+    pub(crate) fn unless<const N: usize>(&mut self, number: libc::c_long, args: [Arg; N], errno: i32) {
+        self.push(number, args, -i64::from(errno));
     }
 
     /// Adds a call whose failure does not matter.
@@ -124,6 +132,11 @@ impl Calls {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.calls.is_empty()
+    }
+
+    /// Whether the message is one that can be sent.
+    pub(crate) fn fits(&self) -> bool {
+        self.size() <= AgentData::MESSAGE_MAX
     }
 
     /// The size of the message.
@@ -190,7 +203,7 @@ impl Agent {
 
     /// Sends calls, with descriptors that get the agent's lowest free numbers. Each message is answered, in order.
     pub(crate) fn send(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        if calls.size() > AgentData::MESSAGE_MAX {
+        if !calls.fits() {
             return Err(failed("send", libc::EMSGSIZE));
         }
         let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
@@ -212,14 +225,8 @@ impl Agent {
 
     /// Waits for the answer to the oldest message that has none yet.
     pub(crate) fn answer(&mut self) -> Result<Answer> {
-        let mut words = [0; 16];
-        let received = loop {
-            match recv(self.socket.as_raw_fd(), &mut words, MsgFlags::empty()) {
-                Err(nix::Error::EINTR) => {}
-                result => break result.map_err(|errno| failed("answer", errno as i32))?,
-            }
-        };
-        if received != words.len() {
+        let mut words = [0; ANSWER];
+        if self.receive(&mut words)? != ANSWER {
             return Err(self.died());
         }
         let word =
@@ -261,6 +268,30 @@ impl Agent {
         match self.answer()? {
             Ok(()) => fd.map(OwnedFd::from),
             Err((_, Errno(errno))) => Err(failed("send a descriptor", errno)),
+        }
+    }
+
+    /// Sends calls, the last of which executes a program. True if that is so: then there is no agent any more.
+    pub(crate) fn execute(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>], next: RawFd) -> Result<bool> {
+        self.next = next;
+        self.send(calls, fds)?;
+        // The socket ends with the exec. An agent that was killed before it had read this shows as ECONNRESET.
+        Ok(self.receive(&mut [0; ANSWER])? == 0)
+    }
+
+    /// The program that the agent has become, with what the host has of its streams.
+    pub(crate) fn into_child(self, streams: [Option<OwnedFd>; 3], started: Instant, pool: Arc<Shared>) -> Child {
+        let mut child = self.child;
+        child.adopt(streams, started, pool);
+        child
+    }
+
+    fn receive(&self, words: &mut [u8; ANSWER]) -> Result<usize> {
+        loop {
+            match recv(self.socket.as_raw_fd(), words, MsgFlags::empty()) {
+                Err(nix::Error::EINTR) => {}
+                result => return result.map_err(|errno| failed("answer", errno as i32)),
+            }
         }
     }
 

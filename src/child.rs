@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Outcome, Usage};
+use crate::pool;
 use crate::report::Report;
 use crate::spawn::{Cell, Process};
 use crate::sys::{self, Ended, Errno};
@@ -56,6 +57,8 @@ pub struct Child {
     outcome: Option<Outcome>,
     report: Report,
     changes: Option<OwnedFd>,
+    /// Who waits for the end of the cell; else it is waited for with the program.
+    pool: Option<Arc<pool::Shared>>,
     /// What has to stay as long as the program.
     _keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -87,8 +90,19 @@ impl Child {
             outcome: None,
             report: parts.report,
             changes: None,
+            pool: None,
             _keeps: parts.keeps,
         }
+    }
+
+    /// Takes over a program that was parked in a pool until now.
+    pub(crate) fn adopt(&mut self, streams: [Option<OwnedFd>; 3], started: Instant, pool: Arc<pool::Shared>) {
+        self.pool = Some(pool);
+        let [stdin, stdout, stderr] = streams;
+        self.stdin = stdin.map(Into::into);
+        self.stdout = stdout.map(Into::into);
+        self.stderr = stderr.map(Into::into);
+        self.started = started;
     }
 
     pub(crate) fn set_changes(&mut self, base: OwnedFd) {
@@ -242,7 +256,7 @@ impl Child {
         };
         let wall_time = self.started.elapsed();
         // Whatever is left in the sandbox ends now, the outcome known or not.
-        drop(self.cell.take());
+        self.end_cell();
         self.release_changes();
         let (status, usage) = ended?;
         let killed = self.killed && status.signal() == Some(libc::SIGKILL);
@@ -256,6 +270,14 @@ impl Child {
     fn release_changes(&self) {
         if let Some(base) = &self.changes {
             let _ = sys::unlock(base.as_fd());
+        }
+    }
+
+    /// Init ends by itself with the program; to wait for that takes longer than a small program runs.
+    fn end_cell(&mut self) {
+        match (self.cell.take(), self.pool.take()) {
+            (Some(cell), Some(pool)) => pool.bury(cell),
+            (cell, _) => drop(cell),
         }
     }
 
@@ -296,7 +318,7 @@ impl Drop for Child {
             let _ = self.kill();
             // The program first: init ends only when all processes of the cell are reaped.
             let _ = self.program.wait(0);
-            drop(self.cell.take());
+            self.end_cell();
             self.release_changes();
         }
     }

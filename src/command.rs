@@ -14,6 +14,7 @@ use crate::layer::exec::DEFAULT_ENV;
 use crate::layer::fds::{Passed, Stdio};
 use crate::outcome::Outcome;
 use crate::plan::Plan;
+use crate::pool;
 use crate::sandbox::Sandbox;
 use crate::spawn::spawn;
 
@@ -37,6 +38,8 @@ pub struct Command {
     pub(crate) passed: Vec<Passed>,
     /// The image of an agent, which runs in place of a program.
     pub(crate) agent: Option<Arc<[u8]>>,
+    /// Where a sandbox may be ready for it.
+    pool: Option<Arc<pool::Shared>>,
 }
 
 impl Command {
@@ -58,7 +61,12 @@ impl Command {
             stderr: None,
             passed: Vec::new(),
             agent: None,
+            pool: None,
         }
+    }
+
+    pub(crate) fn pooled(sandbox: Sandbox, program: &OsStr, pool: Arc<pool::Shared>) -> Self {
+        Self { pool: Some(pool), ..Self::new(sandbox, program) }
     }
 
     /// Adds an argument: at most 131,071 bytes, none of them 0.
@@ -183,7 +191,13 @@ impl Command {
 
     fn spawn_with(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
         let started = std::time::Instant::now();
-        let (plan, report) = compile(self, self.streams(input, output))?;
+        let streams = self.streams(input, output);
+        if let Some(pool) = &self.pool {
+            if let Some(child) = pool::start(pool, self, streams, started)? {
+                return Ok(child);
+            }
+        }
+        let (plan, report) = compile(self, streams)?;
         spawn(&plan, report, started)
     }
 

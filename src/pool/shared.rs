@@ -1,0 +1,202 @@
+//! What a pool, its commands and its thread share.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::start::{Parked, split};
+use crate::error::{Error, Layer, Result};
+use crate::plan::Step;
+use crate::sandbox::Sandbox;
+use crate::spawn::{BlockedSignals, Cell};
+
+/// How long a pool keeps its size without a start.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How many cells may wait to be waited for: each is a zombie and two descriptors.
+const ENDED: usize = 64;
+
+pub(crate) struct Shared {
+    sandbox: Sandbox,
+    /// What is put on at the end.
+    filters: Vec<Step>,
+    size: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    parked: VecDeque<Parked>,
+    /// Whose programs have ended, and who have not been waited for.
+    ended: Vec<Cell>,
+    /// How many are being built.
+    building: usize,
+    /// How many there should be: less than the size after a while without a start.
+    wanted: usize,
+    last: Instant,
+    idle: Duration,
+    closed: bool,
+}
+
+impl Shared {
+    pub(super) fn new(sandbox: &Sandbox, size: usize) -> Result<Self> {
+        if size == 0 {
+            return Err(Error::invalid(Layer::Process, "pool", "a pool has at least one sandbox"));
+        }
+        let state = State {
+            parked: VecDeque::new(),
+            ended: Vec::new(),
+            building: 0,
+            wanted: size,
+            last: Instant::now(),
+            idle: IDLE,
+            closed: false,
+        };
+        let (sandbox, filters) = split(sandbox)?;
+        Ok(Self { sandbox, filters, size, state: Mutex::new(state), changed: Condvar::new() })
+    }
+
+    pub(super) fn filters(&self) -> &[Step] {
+        &self.filters
+    }
+
+    /// A sandbox that waits, if there is one. The oldest: it has had the time to settle.
+    pub(super) fn take(&self) -> Option<Parked> {
+        let mut state = self.lock();
+        state.last = Instant::now();
+        state.wanted = self.size;
+        let parked = state.parked.pop_front();
+        drop(state);
+        self.changed.notify_one();
+        parked
+    }
+
+    /// Waits for the end of a cell later, unless there is nobody to do it.
+    pub(crate) fn bury(&self, cell: Cell) {
+        let mut state = self.lock();
+        if state.closed || state.ended.len() >= ENDED {
+            drop(state);
+            return drop(cell);
+        }
+        state.ended.push(cell);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Waits for the cells whose programs have ended.
+    fn clear(&self) {
+        let ended = std::mem::take(&mut self.lock().ended);
+        drop(ended);
+    }
+
+    /// Builds until there are as many as there should be.
+    pub(super) fn fill(&self) -> Result<()> {
+        self.clear();
+        while self.begins_one() {
+            let built = Parked::build(&self.sandbox);
+            let mut state = self.lock();
+            state.building -= 1;
+            let built = built?;
+            if state.closed {
+                // Ended outside of the lock, with what else waits.
+                drop(state);
+                return Ok(());
+            }
+            state.parked.push_back(built);
+        }
+        Ok(())
+    }
+
+    fn begins_one(&self) -> bool {
+        let mut state = self.lock();
+        let begins = !state.closed && state.parked.len() + state.building < state.wanted;
+        state.building += usize::from(begins);
+        begins
+    }
+
+    pub(super) fn ready(&self) -> usize {
+        self.lock().parked.len()
+    }
+
+    pub(super) fn set_idle_timeout(&self, timeout: Duration) {
+        self.lock().idle = timeout;
+        self.changed.notify_one();
+    }
+
+    /// Ends what waits, and lets nothing be built any more.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let left = (std::mem::take(&mut state.parked), std::mem::take(&mut state.ended));
+        drop(state);
+        self.changed.notify_all();
+        drop(left);
+    }
+
+    /// Waits until there is something to build; gives up what nobody has wanted for long. False at the end.
+    fn wait(&self) -> bool {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return false;
+            }
+            if !state.ended.is_empty() || state.parked.len() + state.building < state.wanted {
+                return true;
+            }
+            let unused = state.last.elapsed();
+            if state.wanted > 1 && unused >= state.idle {
+                state.wanted = 1;
+                let kept = state.parked.len().min(1);
+                let surplus = state.parked.split_off(kept);
+                drop(state);
+                drop(surplus);
+                state = self.lock();
+                continue;
+            }
+            let left = state.idle.saturating_sub(unused);
+            state = match state.wanted > 1 {
+                true => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                false => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Waits for the next start: what could not be built just now may be built then.
+    fn wait_for_start(&self) {
+        let state = self.lock();
+        if !state.closed {
+            drop(self.changed.wait_timeout(state, Duration::from_secs(1)));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is locked; and if it did, the state would be whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the thread that keeps a pool filled. No signal handler of the host's runs in it.
+pub(super) fn keep_filled(shared: Arc<Shared>) -> Result<JoinHandle<()>> {
+    let failed = |error: std::io::Error| {
+        Error::os(Layer::Process, "start the pool's thread", error.raw_os_error().unwrap_or(libc::EAGAIN))
+    };
+    // A new thread has the mask of the one that starts it.
+    let _blocked = BlockedSignals::new()?;
+    let thread = std::thread::Builder::new().name("belljar-pool".to_owned()).spawn(move || {
+        while shared.wait() {
+            // A start that finds nothing builds its own, and tells what is wrong.
+            if shared.fill().is_err() {
+                shared.wait_for_start();
+            }
+        }
+    });
+    thread.map_err(failed)
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("size", &self.size).finish_non_exhaustive()
+    }
+}
