@@ -17,9 +17,11 @@ use nix::sys::socket::{
 };
 
 use crate::child::Child;
+use crate::command::Command;
 use crate::error::{Error, Layer, Result};
 use crate::pool::Shared;
 use crate::sandbox::Sandbox;
+use crate::spawn::above_streams;
 use crate::sys::{AgentData, Errno, agent_image, receive_fd};
 
 /// Where the agent has its socket at the start.
@@ -191,8 +193,18 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts an agent as the program of a sandbox.
     pub(crate) fn start(sandbox: &Sandbox) -> Result<Agent> {
+        Self::start_as(sandbox.command(""))
+    }
+
+    /// Starts an agent without the filter that the policy names, if it names one: the agent puts it on itself, last.
+    pub(crate) fn start_unfiltered(sandbox: Arc<Sandbox>) -> Result<Agent> {
+        let mut command = Command::new(sandbox, "".as_ref());
+        command.filters_itself = true;
+        Self::start_as(command)
+    }
+
+    fn start_as(mut command: Command) -> Result<Agent> {
         let (inner, socket) = sockets()?;
-        let mut command = sandbox.command("");
         command.agent = Some(image());
         command.stdin(crate::Stdio::null()).stdout(crate::Stdio::null()).stderr(crate::Stdio::null());
         let child = command.fd(SOCKET, inner).spawn()?;
@@ -271,9 +283,24 @@ impl Agent {
         }
     }
 
-    /// Sends calls, the last of which executes a program. True if that is so: then there is no agent any more.
-    pub(crate) fn execute(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>], next: RawFd) -> Result<bool> {
-        self.next = next;
+    /// Moves the agent's socket to a number that is free.
+    pub(crate) fn move_socket(&mut self, to: RawFd) -> Result<Answer> {
+        let from = self.next;
+        let mut calls = Calls::default();
+        // Answered where it was, whether this succeeds or not.
+        calls.whole(libc::SYS_dup3, [from.into(), to.into(), libc::O_CLOEXEC.into()], to.unsigned_abs() as usize);
+        if let Err(fault) = self.run(&calls, &[])? {
+            return Ok(Err(fault));
+        }
+        self.next = to;
+        let mut calls = Calls::default();
+        calls.call(libc::SYS_close, [from.into()]);
+        self.run(&calls, &[])
+    }
+
+    /// Sends calls, the last of which executes a program. True if there is no agent any more, which it takes an exec or a
+    /// signal for, as long as the agent can answer.
+    pub(crate) fn execute(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>]) -> Result<bool> {
         self.send(calls, fds)?;
         // The socket ends with the exec. An agent that was killed before it had read this shows as ECONNRESET.
         Ok(self.receive(&mut [0; ANSWER])? == 0)
@@ -324,6 +351,8 @@ fn image() -> Arc<[u8]> {
 fn sockets() -> Result<(OwnedFd, OwnedFd)> {
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (inner, outer) = pair.map_err(|errno| failed("socketpair", errno as i32))?;
+    // As a stream of a host that has closed it, the next program would inherit it.
+    let outer = above_streams(outer)?;
     // As much as a message has, if the host allows it: else a long one would be refused.
     let _ = setsockopt(&outer, sockopt::SndBuf, &(2 * AgentData::MESSAGE_MAX));
     Ok((inner, outer))

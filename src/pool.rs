@@ -48,28 +48,27 @@ pub(crate) use start::start;
 /// ```
 pub struct Pool {
     shared: Arc<Shared>,
-    sandbox: Sandbox,
     /// Builds what is missing; none if that is done by hand.
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Pool {
-    pub(crate) fn new(sandbox: &Sandbox, size: usize) -> Result<Self> {
+    pub(crate) fn new(sandbox: &Arc<Sandbox>, size: usize) -> Result<Self> {
         let mut pool = Self::by_hand(sandbox, size)?;
         let shared = pool.shared.clone();
         pool.thread = Some(shared::keep_filled(shared)?);
         Ok(pool)
     }
 
-    pub(crate) fn by_hand(sandbox: &Sandbox, size: usize) -> Result<Self> {
-        let shared = Arc::new(Shared::new(sandbox, size)?);
-        shared.fill()?;
-        Ok(Self { shared, sandbox: sandbox.clone(), thread: None })
+    pub(crate) fn by_hand(sandbox: &Arc<Sandbox>, size: usize) -> Result<Self> {
+        let pool = Self { shared: Arc::new(Shared::new(sandbox, size)?), thread: None };
+        pool.shared.fill()?;
+        Ok(pool)
     }
 
     /// Starts a command line, as [`Sandbox::command`] does.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::pooled(self.sandbox.clone(), program.as_ref(), self.shared.clone())
+        Command::pooled(self.shared.sandbox().clone(), program.as_ref(), self.shared.clone())
     }
 
     /// How many sandboxes wait.
@@ -96,8 +95,13 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        let thread = self.thread.take();
+        // In a fork of the host there is no such thread, and the sandboxes are not its own.
+        if !self.shared.is_own() {
+            return std::mem::forget((thread, self.shared.clone()));
+        }
         self.shared.close();
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = thread {
             let _ = thread.join();
         }
     }
@@ -105,6 +109,6 @@ impl Drop for Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("ready", &self.ready()).field("sandbox", &self.sandbox).finish_non_exhaustive()
+        f.debug_struct("Pool").field("ready", &self.ready()).field("sandbox", self.shared.sandbox()).finish_non_exhaustive()
     }
 }

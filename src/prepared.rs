@@ -29,7 +29,7 @@ impl Sandbox {
 impl Prepared {
     /// Starts a command line, as [`Sandbox::command`] does.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        self.0.command(program)
+        Command::new(self.0.clone(), program.as_ref())
     }
 
     /// Builds `size` sandboxes ahead, and keeps as many ready by a thread of the pool's own.

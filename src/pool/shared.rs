@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::start::{Parked, split};
+use super::start::{Parked, default_directory};
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
 use crate::sandbox::Sandbox;
@@ -19,9 +20,13 @@ const IDLE: Duration = Duration::from_secs(60);
 const ENDED: usize = 64;
 
 pub(crate) struct Shared {
-    sandbox: Sandbox,
-    /// What is put on at the end.
+    sandbox: Arc<Sandbox>,
+    /// The caller's own, which may not allow what the agent does: it puts them on last.
     filters: Vec<Step>,
+    /// Where the agents are.
+    directory: PathBuf,
+    /// The process that has started what waits: not a fork of it.
+    owner: u32,
     size: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -41,7 +46,7 @@ struct State {
 }
 
 impl Shared {
-    pub(super) fn new(sandbox: &Sandbox, size: usize) -> Result<Self> {
+    pub(super) fn new(sandbox: &Arc<Sandbox>, size: usize) -> Result<Self> {
         if size == 0 {
             return Err(Error::invalid(Layer::Process, "pool", "a pool has at least one sandbox"));
         }
@@ -54,8 +59,24 @@ impl Shared {
             idle: IDLE,
             closed: false,
         };
-        let (sandbox, filters) = split(sandbox)?;
-        Ok(Self { sandbox, filters, size, state: Mutex::new(state), changed: Condvar::new() })
+        let mut filters = Vec::new();
+        sandbox.seccomp.as_ref().map_or(Ok(()), |named| named.lower(&mut filters))?;
+        let directory = default_directory(sandbox)?;
+        let (state, changed, owner) = (Mutex::new(state), Condvar::new(), std::process::id());
+        Ok(Self { sandbox: sandbox.clone(), filters, directory, owner, size, state, changed })
+    }
+
+    pub(super) fn sandbox(&self) -> &Arc<Sandbox> {
+        &self.sandbox
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether this process is the one that has made the pool.
+    pub(super) fn is_own(&self) -> bool {
+        self.owner == std::process::id()
     }
 
     pub(super) fn filters(&self) -> &[Step] {
@@ -64,6 +85,9 @@ impl Shared {
 
     /// A sandbox that waits, if there is one. The oldest: it has had the time to settle.
     pub(super) fn take(&self) -> Option<Parked> {
+        if !self.is_own() {
+            return None;
+        }
         let mut state = self.lock();
         state.last = Instant::now();
         state.wanted = self.size;
@@ -75,6 +99,9 @@ impl Shared {
 
     /// Waits for the end of a cell later, unless there is nobody to do it.
     pub(crate) fn bury(&self, cell: Cell) {
+        if !self.is_own() {
+            return drop(cell);
+        }
         let mut state = self.lock();
         if state.closed || state.ended.len() >= ENDED {
             drop(state);

@@ -316,7 +316,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Moves a descriptor away from 0, 1 and 2, where a host that has closed them gets its new ones, and which children
 /// fill.
-fn above_streams(fd: OwnedFd) -> Result<OwnedFd> {
+pub(crate) fn above_streams(fd: OwnedFd) -> Result<OwnedFd> {
     match fd.as_raw_fd() {
         0..=2 => duplicate_from(fd.as_fd(), 3).map_err(|errno| Error::os(Layer::Fds, "dup", errno as i32)),
         _ => Ok(fd),
