@@ -109,6 +109,9 @@ impl Drop for Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("ready", &self.ready()).field("sandbox", self.shared.sandbox()).finish_non_exhaustive()
+        f.debug_struct("Pool")
+            .field("ready", &self.ready())
+            .field("sandbox", self.shared.sandbox())
+            .finish_non_exhaustive()
     }
 }

@@ -121,26 +121,29 @@ impl Shared {
     /// Builds until there are as many as there should be.
     pub(super) fn fill(&self) -> Result<()> {
         self.clear();
-        while self.begins_one() {
-            let built = Parked::build(&self.sandbox);
+        while let Some(building) = self.begin() {
+            let built = Parked::build(&self.sandbox)?;
             let mut state = self.lock();
-            state.building -= 1;
-            let built = built?;
             if state.closed {
-                // Ended outside of the lock, with what else waits.
+                // Ended outside of the lock, as what else waits was.
                 drop(state);
                 return Ok(());
             }
             state.parked.push_back(built);
+            drop(state);
+            drop(building);
         }
         Ok(())
     }
 
-    fn begins_one(&self) -> bool {
+    /// Begins to build one, if there should be more.
+    fn begin(&self) -> Option<Building<'_>> {
         let mut state = self.lock();
-        let begins = !state.closed && state.parked.len() + state.building < state.wanted;
-        state.building += usize::from(begins);
-        begins
+        if state.closed || state.parked.len() + state.building >= state.wanted {
+            return None;
+        }
+        state.building += 1;
+        Some(Building(self))
     }
 
     pub(super) fn ready(&self) -> usize {
@@ -201,6 +204,15 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is locked; and if it did, the state would be whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One that is being built, until it is, or could not be.
+struct Building<'a>(&'a Shared);
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        self.0.lock().building -= 1;
     }
 }
 

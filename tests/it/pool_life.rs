@@ -45,6 +45,12 @@ fn kill(pid: libc::pid_t, signal: i32) {
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
+/// Ends agents, and waits for that: one that is killed after it has its order counts as a program that was killed.
+fn end(all: &[libc::pid_t], signal: i32) {
+    all.iter().for_each(|pid| kill(*pid, signal));
+    until("they have ended", || !agents().iter().any(|pid| all.contains(pid)));
+}
+
 #[test]
 fn a_pool_is_filled_used_up_and_filled_again() {
     let by_hand = small().prepare().unwrap().pool_by_hand(2).unwrap();
@@ -144,8 +150,8 @@ fn sandboxes_that_were_killed_while_they_waited_are_noticed() {
         let all = agents();
         assert_eq!(all.len(), 3);
         // Some by their agents; all by their inits.
-        kill(all[0], libc::SIGKILL);
-        kill(all[1], libc::SIGTERM);
+        end(&all[..1], libc::SIGKILL);
+        end(&all[1..2], libc::SIGTERM);
         for _ in 0..3 {
             run(&pool);
         }
@@ -166,9 +172,8 @@ fn sandboxes_that_were_killed_while_they_waited_are_noticed() {
         let pool = small().prepare().unwrap().pool(4).unwrap();
         for turn in 0..100 {
             if turn % 3 == 0 {
-                agents().iter().for_each(|pid| kill(*pid, libc::SIGKILL));
+                end(&agents(), libc::SIGKILL);
             }
-            // Killed in the moment of its exec, it is a program that was killed.
             let outcome = pool.command("/program").status().unwrap();
             assert!(outcome.success(), "{outcome:?}");
         }
@@ -334,7 +339,8 @@ fn many_threads_start_at_once_beside_others_that_allocate() {
                         let mut command = pool.command("sh");
                         command.args(["-c", &script]).stdin(Stdio::piped());
                         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-                        std::io::Write::write_all(child.stdin.as_mut().unwrap(), format!("{code}\n").as_bytes()).unwrap();
+                        std::io::Write::write_all(child.stdin.as_mut().unwrap(), format!("{code}\n").as_bytes())
+                            .unwrap();
                         let output = child.wait_with_output().unwrap();
                         assert_eq!(output.outcome.code(), Some(code));
                         assert_eq!(output.stdout, format!("{code}\n").into_bytes());
