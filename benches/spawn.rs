@@ -13,8 +13,9 @@ use common::{Bench, Result, sections};
 type Section = fn(&Bench) -> Result;
 
 /// The sections, in the order in which they run.
-const SECTIONS: [(&str, Section); 7] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("spawn", sections::spawn),
+    ("pool", sections::pool),
     ("memory", sections::memory),
     ("fds", sections::fds),
     ("binds", sections::binds),
