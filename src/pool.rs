@@ -25,10 +25,15 @@ pub(crate) use start::start;
 /// is left, a start builds one, as [`Sandbox::command`] does. Nobody has to wait for another: commands of one pool can be started
 /// from many threads at once.
 ///
+/// A start that gets no sandbox from the pool, or whose program can't be executed there, is made again in the ordinary way: errors
+/// are the same, and arguments of more than some 160 KiB or hundreds of descriptors take longer.
+///
 /// Dropping the pool ends the sandboxes that wait. Those with a program live on with their handles.
 ///
 /// When a program has ended, the kernel kills what it has left behind, as always; but [`Child::wait`](crate::Child::wait) does
 /// not wait for that: the pool does, in its thread or in [`refill`](Pool::refill).
+///
+/// In a fork of the host process the pool is empty, and its commands start sandboxes of their own.
 ///
 /// What is different from an ordinary start: what the policy refers to on the host (bind sources, the root's directory) is taken
 /// when the sandbox is built, not when its program is started; the content is seen as it is. A regular file that is passed as

@@ -91,10 +91,12 @@ impl Shared {
         let mut state = self.lock();
         state.last = Instant::now();
         state.wanted = self.size;
-        let parked = state.parked.pop_front();
-        drop(state);
+        state.parked.pop_front()
+    }
+
+    /// Has what is missing built.
+    pub(super) fn has_taken(&self) {
         self.changed.notify_one();
-        parked
     }
 
     /// Waits for the end of a cell later, unless there is nobody to do it.
@@ -120,6 +122,9 @@ impl Shared {
 
     /// Builds until there are as many as there should be.
     pub(super) fn fill(&self) -> Result<()> {
+        if !self.is_own() {
+            return Ok(());
+        }
         self.clear();
         while let Some(building) = self.begin() {
             let built = Parked::build(&self.sandbox)?;
@@ -147,7 +152,7 @@ impl Shared {
     }
 
     pub(super) fn ready(&self) -> usize {
-        self.lock().parked.len()
+        if self.is_own() { self.lock().parked.len() } else { 0 }
     }
 
     pub(super) fn set_idle_timeout(&self, timeout: Duration) {

@@ -31,15 +31,13 @@ pub(crate) struct Parked(Agent);
 /// process has room already (`NR_OPEN_DEFAULT`).
 const PARKED: RawFd = 63;
 
-/// The agent's first free descriptor: where what is sent to it arrives.
-const FIRST: RawFd = 3;
+/// The agent's first free descriptor, once its socket is parked: where what is sent to it arrives.
+const FIRST: RawFd = SOCKET;
 
 impl Parked {
     pub(super) fn build(sandbox: &Arc<Sandbox>) -> Result<Self> {
         let failed = |(_, Errno(errno))| Error::os(Layer::Process, "park a sandbox", errno);
         let mut agent = Agent::start_unfiltered(sandbox.clone())?;
-        // Closed by the exec: the program does not get it.
-        debug_assert_eq!(SOCKET, FIRST);
         agent.move_socket(PARKED)?.map_err(failed)?;
         // What a link to /proc/self/exe leads to when the program is executed: an ordinary start refuses that too. The
         // agent has only its own file there, if it has a /proc.
@@ -91,15 +89,23 @@ pub(crate) fn start(
     if !order.calls.fits() {
         return Ok(None);
     }
+    let agent = executed(shared, &order);
+    // Only now: what builds the next would compete with this start.
+    shared.has_taken();
+    Ok(agent.map(|agent| agent.into_child(wiring.streams(), started, shared.clone())))
+}
+
+/// An agent that has become the program, if there is one that could.
+fn executed(shared: &Shared, order: &Order<'_>) -> Option<Agent> {
     while let Some(Parked(mut agent)) = shared.take() {
-        match execute(&mut agent, &order) {
-            Ok(true) => return Ok(Some(agent.into_child(wiring.streams(), started, shared.clone()))),
+        match execute(&mut agent, order) {
+            Ok(true) => return Some(agent),
             // Ended from outside while it waited.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
-            Ok(false) | Err(_) => break,
+            Ok(false) | Err(_) => return None,
         }
     }
-    Ok(None)
+    None
 }
 
 /// What is sent to the agent, and the number that each is to have.

@@ -1,5 +1,8 @@
 //! Programs from a pool: what they get, see and may do is what an ordinary start gives, and two of them share nothing.
 
+// A fixture is a group of calls on this process, and one comment says what makes them sound.
+#![allow(clippy::multiple_unsafe_ops_per_block)]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
