@@ -11,8 +11,9 @@ use common::run::{Section, run};
 use common::sections;
 
 /// The sections, in the order in which they run.
-const SECTIONS: [(&str, Section); 7] = [
+const SECTIONS: [(&str, Section); 8] = [
     ("spawn", sections::spawn),
+    ("pool", sections::pool),
     ("memory", sections::memory),
     ("fds", sections::fds),
     ("binds", sections::binds),

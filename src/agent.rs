@@ -5,19 +5,23 @@
 //! other and answers. So the host works with the files and the rights of a sandbox, and can do there no more than
 //! a program could.
 
-#![cfg_attr(not(feature = "image"), allow(dead_code, reason = "what uses it is in the feature"))]
+#![cfg_attr(not(feature = "image"), allow(dead_code, reason = "the store of images uses more of it"))]
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair, sockopt,
 };
 
 use crate::child::Child;
+use crate::command::Command;
 use crate::error::{Error, Layer, Result};
+use crate::pool::Shared;
 use crate::sandbox::Sandbox;
+use crate::spawn::above_streams;
 use crate::sys::{AgentData, Errno, agent_image, receive_fd};
 
 /// Where the agent has its socket at the start.
@@ -68,8 +72,9 @@ struct Call {
 /// The length of a `struct cmsghdr` with one descriptor.
 const CMSG_LENGTH: i32 = 20;
 
-/// The size of a call in a message.
+/// The size of a call in a message, and that of an answer.
 const CALL: usize = 64;
+const ANSWER: usize = 16;
 
 impl Calls {
     /// Adds a call that has to succeed: where one fails, the rest is not made.
@@ -80,6 +85,11 @@ impl Calls {
     /// Adds a call that has to return just this much, which is not 0: of a write, all.
     pub(crate) fn whole<const N: usize>(&mut self, number: libc::c_long, args: [Arg; N], result: usize) {
         self.push(number, args, result as i64);
+    }
+
+    /// Adds a call that goes on only if it fails like this: execve(2) does not come back otherwise.
+    pub(crate) fn unless<const N: usize>(&mut self, number: libc::c_long, args: [Arg; N], errno: i32) {
+        self.push(number, args, -i64::from(errno));
     }
 
     /// Adds a call whose failure does not matter.
@@ -124,6 +134,11 @@ impl Calls {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.calls.is_empty()
+    }
+
+    /// Whether the message is one that can be sent.
+    pub(crate) fn fits(&self) -> bool {
+        self.size() <= AgentData::MESSAGE_MAX
     }
 
     /// The size of the message.
@@ -178,8 +193,18 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts an agent as the program of a sandbox.
     pub(crate) fn start(sandbox: &Sandbox) -> Result<Agent> {
+        Self::start_as(sandbox.command(""))
+    }
+
+    /// Starts an agent without the filter that the policy names, if it names one: the agent puts it on itself, last.
+    pub(crate) fn start_unfiltered(sandbox: Arc<Sandbox>) -> Result<Agent> {
+        let mut command = Command::new(sandbox, "".as_ref());
+        command.filters_itself = true;
+        Self::start_as(command)
+    }
+
+    fn start_as(mut command: Command) -> Result<Agent> {
         let (inner, socket) = sockets()?;
-        let mut command = sandbox.command("");
         command.agent = Some(image());
         command.stdin(crate::Stdio::null()).stdout(crate::Stdio::null()).stderr(crate::Stdio::null());
         let child = command.fd(SOCKET, inner).spawn()?;
@@ -190,7 +215,7 @@ impl Agent {
 
     /// Sends calls, with descriptors that get the agent's lowest free numbers. Each message is answered, in order.
     pub(crate) fn send(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>]) -> Result<()> {
-        if calls.size() > AgentData::MESSAGE_MAX {
+        if !calls.fits() {
             return Err(failed("send", libc::EMSGSIZE));
         }
         let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
@@ -213,16 +238,11 @@ impl Agent {
 
     /// Waits for the answer to the oldest message that has none yet.
     pub(crate) fn answer(&mut self) -> Result<Answer> {
-        let mut words = [0; 16];
-        let received = loop {
-            match recv(self.socket.as_raw_fd(), &mut words, MsgFlags::empty()) {
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::ECONNRESET) => return Err(self.died()),
-                result => break result.map_err(|errno| failed("answer", errno as i32))?,
-            }
-        };
-        if received != words.len() {
-            return Err(self.died());
+        let mut words = [0; ANSWER];
+        match self.receive(&mut words, MsgFlags::empty()) {
+            Ok(ANSWER) => {}
+            Ok(_) | Err(nix::Error::ECONNRESET) => return Err(self.died()),
+            Err(errno) => return Err(failed("answer", errno as i32)),
         }
         let word =
             |range| u64::from_le_bytes(words.get(range).and_then(|b: &[u8]| b.try_into().ok()).unwrap_or_default());
@@ -273,11 +293,50 @@ impl Agent {
 
     /// How long the next message is; 0 at the end.
     fn waiting(&mut self) -> Result<usize> {
+        match self.receive(&mut [0; ANSWER], MsgFlags::MSG_PEEK) {
+            Err(nix::Error::ECONNRESET) => Ok(0),
+            received => received.map_err(|errno| failed("answer", errno as i32)),
+        }
+    }
+
+    /// Moves the agent's socket to a number that is free.
+    pub(crate) fn move_socket(&mut self, to: RawFd) -> Result<Answer> {
+        let from = self.next;
+        let mut calls = Calls::default();
+        // Answered where it was, whether this succeeds or not.
+        calls.whole(libc::SYS_dup3, [from.into(), to.into(), libc::O_CLOEXEC.into()], to.unsigned_abs() as usize);
+        if let Err(fault) = self.run(&calls, &[])? {
+            return Ok(Err(fault));
+        }
+        self.next = to;
+        let mut calls = Calls::default();
+        calls.call(libc::SYS_close, [from.into()]);
+        self.run(&calls, &[])
+    }
+
+    /// Sends calls, the last of which executes a program. True if there is no agent any more, which it takes an exec or a
+    /// signal for, as long as the agent can answer.
+    pub(crate) fn execute(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>]) -> Result<bool> {
+        self.send(calls, fds)?;
+        // The socket ends with the exec. An agent that was killed before it had read this shows as ECONNRESET.
+        match self.receive(&mut [0; ANSWER], MsgFlags::empty()) {
+            Ok(received) => Ok(received == 0),
+            Err(errno) => Err(failed("answer", errno as i32)),
+        }
+    }
+
+    /// The program that the agent has become, with what the host has of its streams.
+    pub(crate) fn into_child(self, streams: [Option<OwnedFd>; 3], started: Instant, pool: Arc<Shared>) -> Child {
+        let mut child = self.child;
+        child.adopt(streams, started, pool);
+        child
+    }
+
+    fn receive(&self, words: &mut [u8; ANSWER], flags: MsgFlags) -> nix::Result<usize> {
         loop {
-            match recv(self.socket.as_raw_fd(), &mut [0; 16], MsgFlags::MSG_PEEK) {
+            match recv(self.socket.as_raw_fd(), words, flags) {
                 Err(nix::Error::EINTR) => {}
-                Err(nix::Error::ECONNRESET) => return Ok(0),
-                result => return result.map_err(|errno| failed("answer", errno as i32)),
+                received => return received,
             }
         }
     }
@@ -312,6 +371,8 @@ fn image() -> Arc<[u8]> {
 fn sockets() -> Result<(OwnedFd, OwnedFd)> {
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (inner, outer) = pair.map_err(|errno| failed("socketpair", errno as i32))?;
+    // As a stream of a host that has closed it, the next program would inherit it.
+    let outer = above_streams(outer)?;
     // As much as a message has, if the host allows it: else a long one would be refused.
     let _ = setsockopt(&outer, sockopt::SndBuf, &(2 * AgentData::MESSAGE_MAX));
     Ok((inner, outer))
@@ -322,100 +383,4 @@ fn failed(step: &str, errno: i32) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Landlock, Seccomp};
-
-    fn number(number: i64) -> Arg {
-        Arg::Number(number)
-    }
-
-    #[test]
-    fn an_agent_makes_calls_inside_and_tells_which_has_failed() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().canonicalize().unwrap();
-        let mut agent = Agent::start(&Sandbox::new().bind(&dir, "/dir")).unwrap();
-        for name in ["one", "two"] {
-            let mut calls = Calls::default();
-            let path = calls.data(format!("/dir/{name}\0").as_bytes());
-            calls.attempt(libc::SYS_unlinkat, [libc::AT_FDCWD.into(), path, number(0)]);
-            let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
-            calls.call(libc::SYS_openat, [libc::AT_FDCWD.into(), path, flags.into(), number(0o644)]);
-            let text = calls.data(b"hello");
-            calls.call(libc::SYS_write, [number(4), text, number(5)]);
-            calls.call(libc::SYS_close, [number(4)]);
-            assert_eq!(agent.run(&calls, &[]).unwrap(), Ok(()));
-            assert_eq!(std::fs::read(dir.join(name)).unwrap(), b"hello");
-        }
-        let mut calls = Calls::default();
-        let path = calls.data(b"/etc/passwd\0");
-        calls.call(libc::SYS_getpid, []);
-        calls.call(libc::SYS_openat, [libc::AT_FDCWD.into(), path, number(0), number(0)]);
-        calls.call(libc::SYS_exit_group, [number(1)]);
-        assert_eq!(agent.run(&calls, &[]).unwrap(), Err((1, Errno(libc::ENOENT))));
-        assert_eq!(agent.run(&Calls::default(), &[]).unwrap(), Ok(()), "it is still there");
-    }
-
-    #[test]
-    fn an_agent_gets_descriptors_and_long_messages() {
-        let mut agent = Agent::start(&Sandbox::new()).unwrap();
-        let (read, write) = nix::unistd::pipe().unwrap();
-        let mut calls = Calls::default();
-        let text = calls.data(&vec![b'x'; 60_000]);
-        calls.call(libc::SYS_write, [number(4), text, number(60_000)]);
-        for _ in 0..500 {
-            calls.call(libc::SYS_getppid, []);
-        }
-        calls.call(libc::SYS_close, [number(4)]);
-        assert_eq!(agent.run(&calls, &[write.as_fd()]).unwrap(), Ok(()));
-        drop(write);
-        let read = std::io::read_to_string(std::fs::File::from(read)).unwrap();
-        assert_eq!(read.len(), 60_000);
-    }
-
-    #[test]
-    fn an_agent_hands_descriptors_out_and_tells_of_writes_cut_short() {
-        let mut agent = Agent::start(&Sandbox::new().tmpfs(crate::Tmpfs::new("/t").size(8192))).unwrap();
-        let mut calls = Calls::default();
-        let path = calls.data(b"/t/file\0");
-        let flags = libc::O_CREAT | libc::O_RDWR;
-        calls.call(libc::SYS_openat, [libc::AT_FDCWD.into(), path, flags.into(), number(0o600)]);
-        let text = calls.data(&vec![b'x'; 10_000]);
-        calls.whole(libc::SYS_write, [number(4), text, number(4000)], 4000);
-        calls.whole(libc::SYS_write, [number(4), text, number(10_000)], 10_000);
-        assert_eq!(agent.run(&calls, &[]).unwrap(), Err((2, Errno(libc::ENOSPC))));
-        let file = std::fs::File::from(agent.take_fd(4).unwrap());
-        assert_eq!(file.metadata().unwrap().len(), 8192);
-        assert!(agent.take_fd(4).is_err(), "it was closed");
-        assert_eq!(agent.run(&Calls::default(), &[]).unwrap(), Ok(()));
-    }
-
-    #[test]
-    fn an_agent_executes_a_program() {
-        let mut agent = Agent::start(&Sandbox::new().rootfs(crate::Rootfs::host())).unwrap();
-        let mut calls = Calls::default();
-        let path = calls.data(b"/bin/sh\0");
-        let args = [b"sh\0".as_slice(), b"-c\0", b"exit 7\0"].map(|arg| calls.data(arg));
-        let argv = calls.words(&[args[0], args[1], args[2], number(0)]);
-        let envp = calls.words(&[number(0)]);
-        calls.call(libc::SYS_execve, [path, argv, envp]);
-        agent.send(&calls, &[]).unwrap();
-        assert!(agent.answer().is_err(), "there is no agent any more");
-        assert_eq!(agent.child().wait().unwrap().code(), Some(7));
-    }
-
-    #[test]
-    fn an_agent_is_confined_and_ends_with_its_handle() {
-        let mut agent = Agent::start(&Sandbox::new()).unwrap();
-        let mut calls = Calls::default();
-        calls.call(libc::SYS_mount, [number(0); 5]);
-        assert_eq!(agent.run(&calls, &[]).unwrap(), Err((0, Errno(libc::EPERM))));
-        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.child().id())).unwrap();
-        assert!(status.contains("Seccomp:\t2"), "{status}");
-        let pid = agent.child().id();
-        drop(agent);
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
-        let alone = Sandbox::new().landlock(Landlock::off()).seccomp(Seccomp::off());
-        assert_eq!(Agent::start(&alone).unwrap().run(&Calls::default(), &[]).unwrap(), Ok(()));
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::changes::Written;
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Outcome, Usage};
+use crate::pool;
 use crate::report::Report;
 use crate::spawn::{Cell, Process};
 use crate::sys::{self, Ended, Errno};
@@ -57,8 +58,10 @@ pub struct Child {
     outcome: Option<Outcome>,
     report: Report,
     written: Option<Arc<Written>>,
+    /// Who waits for the end of the cell; else it is waited for with the program.
+    pool: Option<Arc<pool::Shared>>,
     /// What has to stay as long as the program.
-    _keeps: Option<Arc<dyn Any + Send + Sync>>,
+    keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a new child starts from.
@@ -88,8 +91,19 @@ impl Child {
             outcome: None,
             report: parts.report,
             written: None,
-            _keeps: parts.keeps,
+            pool: None,
+            keeps: parts.keeps,
         }
+    }
+
+    /// Takes over a program that was parked in a pool until now.
+    pub(crate) fn adopt(&mut self, streams: [Option<OwnedFd>; 3], started: Instant, pool: Arc<pool::Shared>) {
+        self.pool = Some(pool);
+        let [stdin, stdout, stderr] = streams;
+        self.stdin = stdin.map(Into::into);
+        self.stdout = stdout.map(Into::into);
+        self.stderr = stderr.map(Into::into);
+        self.started = started;
     }
 
     pub(crate) fn set_written(&mut self, written: Written) {
@@ -207,7 +221,9 @@ impl Child {
     /// Lets the sandbox run on after the handle is dropped, and after the host process has ended; it ends with the
     /// program.
     ///
-    /// As with a child of std that nobody waits for, the ended program stays a zombie until the host process ends.
+    /// As with a child of std that nobody waits for, the ended program stays a zombie until the host process ends; and the
+    /// layers of an image stay in their store until then. After that, nothing but its user keeps them from being removed
+    /// under a sandbox that runs on.
     ///
     /// # Errors
     ///
@@ -216,6 +232,8 @@ impl Child {
         if let Some(cell) = self.cell.take() {
             cell.detach().map_err(|Errno(errno)| Error::os(Layer::Process, "detach", errno))?;
         }
+        // For as long as the host lasts: nobody will tell when the program has ended.
+        std::mem::forget(self.keeps.take());
         // What the drop goes by: there is nothing left to end.
         self.outcome = Some(Outcome::new(ExitStatus::default(), false, Usage::default(), None));
         Ok(())
@@ -233,7 +251,7 @@ impl Child {
         };
         let wall_time = self.started.elapsed();
         // Whatever is left in the sandbox ends now, the outcome known or not.
-        drop(self.cell.take());
+        self.end_cell();
         self.release_changes();
         let (status, usage) = ended?;
         let killed = self.killed && status.signal() == Some(libc::SIGKILL);
@@ -246,6 +264,14 @@ impl Child {
     fn release_changes(&self) {
         if let Some(written) = &self.written {
             written.release();
+        }
+    }
+
+    /// Init ends by itself with the program; to wait for that takes longer than a small program runs.
+    fn end_cell(&mut self) {
+        match (self.cell.take(), self.pool.take()) {
+            (Some(cell), Some(pool)) => pool.bury(cell),
+            (cell, _) => drop(cell),
         }
     }
 
@@ -286,7 +312,7 @@ impl Drop for Child {
             let _ = self.kill();
             // The program first: init ends only when all processes of the cell are reaped.
             let _ = self.program.wait(0);
-            drop(self.cell.take());
+            self.end_cell();
             self.release_changes();
         }
     }

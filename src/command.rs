@@ -14,6 +14,7 @@ use crate::layer::exec::DEFAULT_ENV;
 use crate::layer::fds::{Passed, Stdio};
 use crate::outcome::Outcome;
 use crate::plan::Plan;
+use crate::pool;
 use crate::sandbox::Sandbox;
 use crate::spawn::spawn;
 
@@ -26,7 +27,7 @@ use crate::spawn::spawn;
 /// A command can be started any number of times.
 #[derive(Clone)]
 pub struct Command {
-    pub(crate) sandbox: Sandbox,
+    pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: BTreeMap<OsString, OsString>,
@@ -37,10 +38,14 @@ pub struct Command {
     pub(crate) passed: Vec<Passed>,
     /// The image of an agent, which runs in place of a program.
     pub(crate) agent: Option<Arc<[u8]>>,
+    /// Whether the agent is to put on a filter of the caller's own, at its end: that may not allow what the agent does.
+    pub(crate) filters_itself: bool,
+    /// Where a sandbox may be ready for it.
+    pool: Option<Arc<pool::Shared>>,
 }
 
 impl Command {
-    pub(crate) fn new(sandbox: Sandbox, program: &OsStr) -> Self {
+    pub(crate) fn new(sandbox: Arc<Sandbox>, program: &OsStr) -> Self {
         #[cfg_attr(not(feature = "image"), expect(unused_mut, reason = "an image has more"))]
         let mut env: BTreeMap<_, _> = DEFAULT_ENV.iter().map(|(name, value)| (name.into(), value.into())).collect();
         #[cfg(feature = "image")]
@@ -58,7 +63,13 @@ impl Command {
             stderr: None,
             passed: Vec::new(),
             agent: None,
+            filters_itself: false,
+            pool: None,
         }
+    }
+
+    pub(crate) fn pooled(sandbox: Arc<Sandbox>, program: &OsStr, pool: Arc<pool::Shared>) -> Self {
+        Self { pool: Some(pool), ..Self::new(sandbox, program) }
     }
 
     /// Adds an argument: at most 131,071 bytes, none of them 0.
@@ -183,7 +194,13 @@ impl Command {
 
     fn spawn_with(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
         let started = std::time::Instant::now();
-        let (plan, report) = compile(self, self.streams(input, output))?;
+        let streams = self.streams(input, output);
+        if let Some(pool) = &self.pool {
+            if let Some(child) = pool::start(pool, self, streams, started)? {
+                return Ok(child);
+            }
+        }
+        let (plan, report) = compile(self, streams)?;
         spawn(&plan, report, started)
     }
 

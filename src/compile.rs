@@ -236,7 +236,11 @@ impl<'a> Resolved<'a> {
         // Signals: from here on one may end the child.
         process::lower_signals(steps);
         // The filter last: it need not allow what sets a sandbox up, but for execve.
-        let seccomp = self.lower_seccomp(steps)?;
+        let mut filter = Vec::new();
+        let seccomp = self.lower_seccomp(&mut filter)?;
+        if !command.filters_itself || self.sandbox.seccomp.is_none() {
+            steps.append(&mut filter);
+        }
         match &command.agent {
             Some(image) => exec::lower_agent(image.clone(), steps),
             None => executed.lower(steps)?,

@@ -42,6 +42,15 @@
 //! # Ok::<(), belljar::Error>(())
 //! ```
 //!
+//! Many programs of one policy start fastest from a [`Pool`], which keeps whole sandboxes ready:
+//!
+//! ```no_run
+//! # let sandbox = belljar::Sandbox::new();
+//! let pool = sandbox.prepare()?.pool(8)?;                 // a thread of its own builds the next
+//! let outcome = pool.command("make").status()?;           // each sandbox is used once
+//! # Ok::<(), belljar::Error>(())
+//! ```
+//!
 //! [`Command::plan`] prints every step that a start takes, and takes none; [`host::probe`] tells what a host can do.
 //!
 //! # What holds
@@ -116,6 +125,18 @@
 //!   descriptor: the *lifeline*, whose other end the handle holds; and a second that holds the lock, where changes are kept
 //!   in a directory. It exits when the program has ended or the lifeline
 //!   does, and the kernel kills whatever is left.
+//! - In a pool, the program of a sandbox that waits is the *agent*, a second static program of some hundred bytes, which
+//!   wears every layer already; only a filter of the caller's own comes last, since it may not allow what the agent
+//!   does. It gets its last system calls in one message, with the descriptors: to go to a directory, to put descriptors in
+//!   place, to execute. Its socket, which the exec closes, tells the host that the program runs, or else what failed;
+//!   then an ordinary start does it again, and finds the words.
+//!
+//! ```text
+//! pool ──start()──▶ agent, process 2 of its own cell: recvmsg                                    (once, ahead)
+//! pool.command(..).spawn() ──calls + descriptors──▶ agent: fchdir, dup3, seccomp, execve ─▶ program (once each)
+//!                          ◀──end of the socket, or (call, errno)──
+//! ```
+//!
 //! - Mounts are made with the new mount API, by descriptor; every path inside is resolved by openat2(2) with
 //!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`; and files are only made on file systems that the sandbox itself has made.
 //! - Directories are stacked by overlayfs, with mount(2), whose one page of options has room for the descriptors of hundreds. What the program writes goes to an upper directory that has nothing else: the
@@ -127,13 +148,14 @@
 //! | `sandbox`, `command`, `rootfs` | at the caller's | values |
 //! | `layer` | at the caller's, and before clone | each layer's policy, and its lowering to steps |
 //! | `image` | at the caller's, and before clone | reading images, what they say about how they are run, and the store |
-//! | `agent` | at the caller's | a process inside that makes the system calls it is told: what unpacks images |
+//! | `agent` | at the caller's | a process inside that makes the system calls it is told: what unpacks images, and waits in pools |
 //! | `compile` | before clone | the order of the layers, each with its reason |
 //! | `distroless` | before clone | what one program needs of a root, with the feature `image` |
 //! | `plan` | before clone | the steps and their words |
 //! | `postfork` | between clone and exec | taking the steps |
 //! | `spawn`, `child` | after | starting, owning and ending processes |
 //! | `changes` | after | what the program has left in its root |
+//! | `prepared`, `pool` | at any time | sandboxes built ahead, and starting programs in them |
 //! | `host` | at any time | what the host can do |
 //! | `sys` | everywhere | the only unsafe system calls; one small file a processor |
 //!
@@ -158,7 +180,9 @@ mod image;
 mod layer;
 mod outcome;
 mod plan;
+mod pool;
 mod postfork;
+mod prepared;
 mod report;
 mod rootfs;
 mod sandbox;
@@ -187,6 +211,8 @@ pub use layer::network::Network;
 pub use layer::seccomp::{Seccomp, SyscallArg};
 pub use outcome::{Cause, Outcome, Usage};
 pub use plan::Plan;
+pub use pool::Pool;
+pub use prepared::Prepared;
 pub use report::{Enforcement, LayerStatus, Report};
 pub use rootfs::Rootfs;
 pub use sandbox::Sandbox;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::command::Command;
 use crate::layer::capabilities::Capabilities;
@@ -208,6 +209,6 @@ impl Sandbox {
 
     /// Starts a command line: `program` is a path inside, or a name that is looked for in the program's `PATH`, inside.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::new(self.clone(), program.as_ref())
+        Command::new(Arc::new(self.clone()), program.as_ref())
     }
 }

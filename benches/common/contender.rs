@@ -6,8 +6,9 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
-use belljar::{Landlock, Rootfs, Sandbox, Seccomp};
+use belljar::{Landlock, Pool, Rootfs, Sandbox, Seccomp};
 
 use super::{Bench, Result};
 
@@ -18,6 +19,7 @@ const INSIDE: &str = "/noop";
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
     run: Box<dyn Fn() -> Result + Send + Sync>,
+    prepare: Box<dyn Fn() -> Result + Send + Sync>,
     missing: Option<String>,
 }
 
@@ -25,7 +27,12 @@ impl Contender {
     /// A contender that does not work here is kept, with the reason.
     pub(crate) fn new(name: &'static str, run: impl Fn() -> Result + Send + Sync + 'static) -> Self {
         let missing = run().err().map(|error| error.to_string());
-        Self { name, run: Box::new(run), missing }
+        Self { name, run: Box::new(run), prepare: Box::new(|| Ok(())), missing }
+    }
+
+    /// What comes before each run, and is not part of it.
+    pub(crate) fn prepare(&self) -> Result {
+        (self.prepare)().map_err(|error| format!("{}: {error}", self.name).into())
     }
 
     pub(crate) fn run(&self) -> Result {
@@ -87,6 +94,24 @@ pub(crate) fn bare(bench: &Bench) -> Result<Contender> {
 /// The least that runs the program: an empty root and one bind, with /proc, /dev and /tmp as always.
 pub(crate) fn empty(bench: &Bench) -> Result<Contender> {
     Ok(sandbox("belljar empty", Sandbox::new().bind_ro(bench.noop()?, INSIDE)))
+}
+
+/// A pool that is filled before each run, which its time leaves out: what a start costs when sandboxes wait.
+pub(crate) fn pool_by_hand(bench: &Bench) -> Result<Contender> {
+    let pool = Arc::new(host_policy(bench)?.prepare()?.pool_by_hand(1)?);
+    let filled = pool.clone();
+    let contender = Contender::new("belljar pool", move || pooled(&pool));
+    Ok(Contender { prepare: Box::new(move || Ok(filled.refill()?)), ..contender })
+}
+
+/// A pool whose thread builds the next sandboxes meanwhile.
+pub(crate) fn pool(bench: &Bench) -> Result<Contender> {
+    let pool = host_policy(bench)?.prepare()?.pool(8)?;
+    Ok(Contender::new("belljar pool, its thread at work", move || pooled(&pool)))
+}
+
+fn pooled(pool: &Pool) -> Result {
+    ended(&mut pool.command(INSIDE))
 }
 
 /// A policy that has the program at `/noop`.

@@ -35,6 +35,7 @@ impl Samples {
 pub(crate) fn interleave(contenders: &[&Contender], rounds: usize, samples: &mut [Samples]) -> Result {
     in_turns(contenders.len(), rounds, |index| {
         if let (Some(contender), Some(samples)) = (contenders.get(index), samples.get_mut(index)) {
+            contender.prepare()?;
             let start = Instant::now();
             contender.run()?;
             samples.push(start.elapsed());

@@ -101,7 +101,7 @@ pub(crate) struct Settled {
 /// A command with all that its image says filled in where the caller has said nothing, and with the layers of its root.
 /// None without an image.
 pub(crate) fn settle(command: &Command) -> Result<Option<Settled>> {
-    let Sandbox { image, rootfs, .. } = &command.sandbox;
+    let Sandbox { image, rootfs, .. } = &*command.sandbox;
     let own = || image.as_ref().map(Rootfs::image);
     let Some(rootfs) = rootfs.clone().or_else(own) else { return Ok(None) };
     if image.is_none() && rootfs.image.is_none() {
@@ -109,10 +109,11 @@ pub(crate) fn settle(command: &Command) -> Result<Option<Settled>> {
     }
     let mut command = command.clone();
     let (root, stored) = layers(rootfs)?;
-    if let Some(image) = command.sandbox.image.take() {
+    let image = Arc::make_mut(&mut command.sandbox).image.take();
+    if let Some(image) = image {
         fill(&mut command, image.config(), &root.root.source)?;
     }
-    command.sandbox.rootfs = Some(root);
+    Arc::make_mut(&mut command.sandbox).rootfs = Some(root);
     Ok(Some(Settled { command, stored }))
 }
 
@@ -130,17 +131,18 @@ fn layers(mut root: Rootfs) -> Result<(Rootfs, Option<Arc<Stored>>)> {
 
 /// Fills in what the caller has left open.
 fn fill(command: &mut Command, config: &ImageConfig, root: &Source) -> Result<()> {
-    if command.sandbox.ids.user.is_none() {
-        command.sandbox.ids.user = Some(user(config, root)?);
+    let sandbox = Arc::make_mut(&mut command.sandbox);
+    if sandbox.ids.user.is_none() {
+        sandbox.ids.user = Some(user(config, root)?);
     }
-    let mut mounts = volumes(config, &command.sandbox.mounts)?;
-    mounts.append(&mut command.sandbox.mounts);
+    let mut mounts = volumes(config, &sandbox.mounts)?;
+    mounts.append(&mut sandbox.mounts);
     if command.directory.is_none() {
         command.directory = working_dir(config)?;
         // Last, so that it is made in what is mounted above it.
         mounts.extend(command.directory.clone().filter(|dir| dir != Path::new("/")).map(Mount::Dir));
     }
-    command.sandbox.mounts = mounts;
+    sandbox.mounts = mounts;
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub(crate) use trial::attempt;
 
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
-    let mut wiring = Wiring::open(plan)?;
+    let mut wiring = Wiring::open(&plan.steps, &plan.given)?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
     let (own, writable) = (own_devices(plan), writable_mounts(plan));
@@ -186,10 +186,10 @@ fn check(children: Children<'_>, launch: &Launch, report: &Report, process: Proc
 }
 
 /// Blocks every signal in the calling thread, so that no handler of the host's runs in a child that shares its memory.
-struct BlockedSignals(SignalSet);
+pub(crate) struct BlockedSignals(SignalSet);
 
 impl BlockedSignals {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let failed = |Errno(errno)| Error::os(Layer::Process, "block signals", errno);
         sys::set_signal_mask(SignalSet::MAX).map(Self).map_err(failed)
     }
@@ -202,25 +202,25 @@ impl Drop for BlockedSignals {
 }
 
 /// The descriptors for the program, opened, and the host's ends of its pipes.
-struct Wiring {
+#[derive(Debug)]
+pub(crate) struct Wiring {
     given: Vec<Opened>,
     streams: [Option<OwnedFd>; 3],
 }
 
 /// A descriptor that the child puts in its place.
+#[derive(Debug)]
 enum Opened {
     Own(OwnedFd),
     Callers(std::sync::Arc<OwnedFd>),
 }
 
 impl Wiring {
-    fn open(plan: &Plan) -> Result<Self> {
-        let mut wiring = Wiring { given: Vec::new(), streams: [None, None, None] };
-        let targets: Vec<RawFd> = plan.steps.iter().filter_map(target).collect();
-        let installs = plan.steps.iter().filter_map(|step| match step {
-            Step::Install { given, fd, .. } | Step::InstallNull { given, fd, .. } => {
-                Some((plan.given.get(*given)?, *fd))
-            }
+    pub(crate) fn open(steps: &[Step], given: &[Given]) -> Result<Self> {
+        let (mut wiring, all) = (Wiring { given: Vec::new(), streams: [None, None, None] }, given);
+        let targets: Vec<RawFd> = steps.iter().filter_map(target).collect();
+        let installs = steps.iter().filter_map(|step| match step {
+            Step::Install { given, fd, .. } | Step::InstallNull { given, fd, .. } => Some((all.get(*given)?, *fd)),
             _ => None,
         });
         for (given, fd) in installs {
@@ -250,11 +250,17 @@ impl Wiring {
         }
     }
 
+    /// What a step refers to by its index.
+    pub(crate) fn get(&self, given: usize) -> Option<BorrowedFd<'_>> {
+        self.given.get(given).map(AsFd::as_fd)
+    }
+
     fn numbers(&self) -> Vec<RawFd> {
         self.given.iter().map(|fd| fd.as_fd().as_raw_fd()).collect()
     }
 
-    fn streams(&mut self) -> [Option<OwnedFd>; 3] {
+    /// The host's ends of the pipes.
+    pub(crate) fn streams(&mut self) -> [Option<OwnedFd>; 3] {
         std::mem::take(&mut self.streams)
     }
 }
@@ -312,7 +318,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd)> {
 
 /// Moves a descriptor away from 0, 1 and 2, where a host that has closed them gets its new ones, and which children
 /// fill.
-fn above_streams(fd: OwnedFd) -> Result<OwnedFd> {
+pub(crate) fn above_streams(fd: OwnedFd) -> Result<OwnedFd> {
     match fd.as_raw_fd() {
         0..=2 => duplicate_from(fd.as_fd(), 3).map_err(|errno| Error::os(Layer::Fds, "dup", errno as i32)),
         _ => Ok(fd),

@@ -29,6 +29,16 @@ pub(crate) fn add_filter(program: &[BpfInstruction]) -> Result<()> {
     unsafe { call(libc::SYS_seccomp, args) }.map(drop)
 }
 
+/// The instructions of a filter as the kernel reads them.
+pub(crate) fn filter_bytes(program: &[BpfInstruction]) -> Vec<u8> {
+    let bytes = |instruction: &BpfInstruction| {
+        let [code, k] = [u64::from(instruction.code), u64::from(instruction.k)];
+        let word = code | u64::from(instruction.jt) << 16 | u64::from(instruction.jf) << 24 | k << 32;
+        word.to_le_bytes()
+    };
+    program.iter().flat_map(bytes).collect()
+}
+
 /// `struct landlock_ruleset_attr`, as of version 6.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -44,6 +44,8 @@ mod mounts;
 mod namespaces;
 mod network;
 mod plan;
+mod pool;
+mod pool_life;
 mod privilege;
 mod probe;
 mod public_api;

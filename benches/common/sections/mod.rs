@@ -5,6 +5,7 @@ mod fds;
 mod inside;
 mod memory;
 mod mounts;
+mod pool;
 mod spawn;
 mod threads;
 
@@ -13,6 +14,7 @@ pub(crate) use fds::fds;
 pub(crate) use inside::inside;
 pub(crate) use memory::memory;
 pub(crate) use mounts::mounts;
+pub(crate) use pool::pool;
 pub(crate) use spawn::spawn;
 pub(crate) use threads::threads;
 

@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::contender::{Contender, bwrap, host, plain, present};
+use crate::common::contender::{Contender, bwrap, host, plain, pool, present};
 use crate::common::table::{Table, number};
 use crate::common::{Bench, Result};
 
@@ -13,7 +13,7 @@ const PASSES: usize = 3;
 const SLICE: Duration = Duration::from_millis(500);
 
 pub(crate) fn threads(bench: &Bench) -> Result {
-    let all = [plain(bench)?, host(bench)?, bwrap(bench)?];
+    let all = [plain(bench)?, host(bench)?, pool(bench)?, bwrap(bench)?];
     let contenders = present(&all);
     let mut rates = vec![vec![Vec::new(); SPAWNERS.len()]; contenders.len()];
     for _ in 0..PASSES {
