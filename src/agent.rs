@@ -383,4 +383,6 @@ fn failed(step: &str, errno: i32) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    mod calls;
+}

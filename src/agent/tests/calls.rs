@@ -1,4 +1,6 @@
-use super::*;
+//! What an agent does inside.
+
+use crate::agent::*;
 use crate::{Landlock, Seccomp};
 
 fn number(number: i64) -> Arg {
