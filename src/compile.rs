@@ -171,8 +171,16 @@ impl<'a> Resolved<'a> {
             private: !self.has(Namespaces::USER),
             host_network: self.network == Network::Host,
             ids: (self.ids.uid, self.ids.gid),
+            seals_proc: self.seals_proc(),
         };
         mount::lower(&setting, steps)
+    }
+
+    /// Whether /proc is read-only. A program of root's owns the kernel's files there: it could change their modes, which
+    /// every /proc has in common, the host's too. To write the maps of a user namespace takes one that is writable.
+    fn seals_proc(&self) -> bool {
+        let maps = self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        self.caller.privileged() && !maps && !self.sandbox.landlock.lets_write_below("/proc")
     }
 
     #[cfg(feature = "image")]

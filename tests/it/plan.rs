@@ -35,11 +35,12 @@ const PROC: &str = "
   mount         mask /proc/kpagecgroup
   mount         mask /proc/kpagecount
   mount         mask /proc/kpageflags
-  mount         read-only /proc/bus
-  mount         read-only /proc/fs
-  mount         read-only /proc/irq
-  mount         read-only /proc/sys
-  mount         read-only /proc/sysrq-trigger
+<root>  mount         seal /proc
+<user>  mount         read-only /proc/bus
+<user>  mount         read-only /proc/fs
+<user>  mount         read-only /proc/irq
+<user>  mount         read-only /proc/sys
+<user>  mount         read-only /proc/sysrq-trigger
 ";
 
 const DEV: &str = "
@@ -159,9 +160,9 @@ fn expand(golden: &str) -> String {
     let [kept, dropped] = marks();
     let mut text = String::new();
     let there = |line: &&str| !line.is_empty() && !dropped.iter().any(|mark| line.starts_with(mark));
+    let golden = golden.replace("<proc>", PROC.trim_matches('\n'));
     for line in golden.lines().filter(there) {
         match kept.iter().find_map(|mark| line.strip_prefix(mark)).unwrap_or(line) {
-            "<proc>" => text.push_str(&PROC[1..]),
             "<dev>" => text.push_str(&DEV[1..]),
             "<state>" => text.push_str(&STATE[1..]),
             "<inherited>" => text.push_str(&INHERITED[1..]),

@@ -289,6 +289,7 @@ pub(super) const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("FS04", "G1", "mounts::a_read_only_bind_refuses_every_change_and_a_bind_takes_it"),
     ("FS07", "G1", "mounts::mounts_can_not_be_undone_from_inside"),
     ("FS09", "G4", "mounts::kernel_files_are_masked_or_read_only"),
+    ("FS09", "G4", "mounts::modes_of_kernel_files_can_not_be_changed_by_a_program_of_roots"),
     ("FS09", "G4", "mounts::a_race_over_proc_never_leaves_a_part_of_it_open"),
     ("FS12", "G1", "mounts::a_race_over_the_target_never_leads_out"),
     ("FS12", "G1", "mounts::a_race_over_the_source_never_binds_what_a_link_leads_to"),
