@@ -214,6 +214,9 @@ impl<'a> Resolved<'a> {
         if !self.has(Namespaces::PID) {
             self.lower_inherited(steps);
         }
+        if !self.has(Namespaces::PID) || !self.seals_proc() {
+            process::lower_oom_score(steps);
+        }
         process::lower_state(steps);
         limits::lower(steps);
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
@@ -348,7 +351,12 @@ impl<'a> Resolved<'a> {
             true => plan.push(self.clone("cell", Namespaces::empty())),
             false => plan.push(self.clone("cell", first)),
         };
-        let mut body = self.lower_entry();
+        let mut body = Vec::new();
+        if self.seals_proc() {
+            // Inherited, since nobody can write to the /proc inside. Before init is there, with which the root changes.
+            process::lower_oom_score(&mut body);
+        }
+        body.extend(self.lower_entry());
         let with_holder = if self.holder() { first - Namespaces::USER } else { Namespaces::empty() };
         body.extend(unshare(with_holder | Namespaces::PID));
         let body = plan.extend(body);

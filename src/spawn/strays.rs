@@ -43,8 +43,9 @@ pub(super) fn wait(init: &Process, namespace: (u64, u64)) {
 /// namespace one is in can be told until it is reaped. False means that there is one of which it can't.
 fn end(init: &Process, namespace: (u64, u64)) -> bool {
     let mut all_known = true;
-    // The host's own namespace is never one to end, whatever a caller takes for init's.
-    if File::open("/proc/self/ns/pid").map_or(true, |own| is_within(&own, namespace)) {
+    // The host's own namespace is never one to end. And none is known by zeroes.
+    let is_own = || File::open("/proc/self/ns/pid").map_or(true, |own| is_within(&own, namespace));
+    if namespace == (0, 0) || is_own() {
         return false;
     }
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
