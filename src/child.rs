@@ -131,12 +131,15 @@ impl Child {
         }
         // A program that has ended by itself was not killed.
         self.killed |= matches!(self.program.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None));
-        let process = self.cell.as_ref().map_or(&self.program, Cell::init);
-        match process.kill() {
-            // It ended in the meantime.
-            Ok(()) | Err(Errno(libc::ESRCH)) => Ok(()),
-            Err(Errno(errno)) => Err(Error::os(Layer::Process, "kill", errno)),
+        // Init takes everything else with it. The program does not wait for that: init may be late, if it was steered.
+        for process in self.cell.as_ref().map(Cell::init).into_iter().chain([&self.program]) {
+            match process.kill() {
+                // It ended in the meantime.
+                Ok(()) | Err(Errno(libc::ESRCH)) => {}
+                Err(Errno(errno)) => return Err(Error::os(Layer::Process, "kill", errno)),
+            }
         }
+        Ok(())
     }
 
     /// Waits for the end of the program, and of everything else in the sandbox; closes standard input first.

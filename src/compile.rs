@@ -171,8 +171,16 @@ impl<'a> Resolved<'a> {
             private: !self.has(Namespaces::USER),
             host_network: self.network == Network::Host,
             ids: (self.ids.uid, self.ids.gid),
+            seals_proc: self.seals_proc(),
         };
         mount::lower(&setting, steps)
+    }
+
+    /// Whether /proc is read-only. A program of root's owns the kernel's files there: it could change their modes, which
+    /// every /proc has in common, the host's too. To write the maps of a user namespace takes one that is writable.
+    fn seals_proc(&self) -> bool {
+        let maps = self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        self.caller.privileged() && !maps && !self.sandbox.landlock.lets_write_below("/proc")
     }
 
     #[cfg(feature = "image")]
@@ -205,6 +213,9 @@ impl<'a> Resolved<'a> {
         // What is inherited, before the capabilities that may better it are gone.
         if !self.has(Namespaces::PID) {
             self.lower_inherited(steps);
+        }
+        if !self.has(Namespaces::PID) || !self.seals_proc() {
+            process::lower_oom_score(steps);
         }
         process::lower_state(steps);
         limits::lower(steps);
@@ -344,7 +355,12 @@ impl<'a> Resolved<'a> {
             true => plan.push(self.clone("cell", Namespaces::empty())),
             false => plan.push(self.clone("cell", first)),
         };
-        let mut body = self.lower_entry();
+        let mut body = Vec::new();
+        if self.seals_proc() {
+            // Inherited, since nobody can write to the /proc inside. Before init is there, with which the root changes.
+            process::lower_oom_score(&mut body);
+        }
+        body.extend(self.lower_entry());
         let with_holder = if self.holder() { first - Namespaces::USER } else { Namespaces::empty() };
         body.extend(unshare(with_holder | Namespaces::PID));
         let body = plan.extend(body);

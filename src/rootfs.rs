@@ -12,6 +12,11 @@ use crate::layer::mount::{Root, Source, Writes};
 /// /dev; and a private, bounded /tmp. Mount points that a directory lacks are made on a private layer over it, never
 /// in the directory itself.
 ///
+/// For callers that are root, /proc is read-only as a whole, the program's own `comm` and `oom_score_adj` included: a program
+/// whose id is 0 outside owns the kernel's files there, and their modes are those of every /proc, the host's too. It can
+/// be written to, and they can be changed, where that is asked for by [`Landlock::allow_write`](crate::Landlock::allow_write)
+/// of something in `/proc`, or where [`Seccomp::allow`](crate::Seccomp::allow) names what makes user namespaces.
+///
 /// What becomes of what the program writes to the root:
 ///
 /// | | |

@@ -26,7 +26,7 @@ use crate::sys::{Errno, LandlockHandled, landlock_version};
 /// attributes, such as modes and times, sockets in the file system, UDP and raw sockets are not Landlock's.
 ///
 /// What it takes from programs: they can't mount, nor open POSIX message queues, nor write to files of /proc, their own
-/// `comm` and `oom_score_adj` included, for which there is `allow_write("/proc")`; and a directory that is passed as a
+/// `comm` and `oom_score_adj` included, for which there is `allow_write("/proc")`, also in a sandbox of root's, whose /proc is read-only otherwise; and a directory that is passed as a
 /// descriptor leads to nothing below it. A passed file can be opened once more, through `/dev/stdout` or `/proc/self/fd`,
 /// for what it is open for already.
 ///
@@ -212,6 +212,11 @@ impl Landlock {
 
     pub(crate) fn is_off(&self) -> bool {
         self.base == Base::Off
+    }
+
+    /// Whether the caller has asked for writing to something in `dir`.
+    pub(crate) fn lets_write_below(&self, dir: &str) -> bool {
+        self.paths.iter().any(|(path, access)| access & fs::WRITE != 0 && path.starts_with(dir))
     }
 
     pub(crate) fn lower(&self, setting: &Setting) -> Result<Lowered> {

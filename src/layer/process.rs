@@ -38,9 +38,14 @@ pub(crate) fn lower_priorities(steps: &mut Vec<Step>) {
     ]);
 }
 
+/// What the program's process sets by itself, if it can.
+pub(crate) fn lower_oom_score(steps: &mut Vec<Step>) {
+    steps.push(Step::OomScore { data: OOM_SCORE });
+}
+
 /// What the program's process sets by itself.
 pub(crate) fn lower_state(steps: &mut Vec<Step>) {
-    steps.extend([Step::OomScore { data: OOM_SCORE }, Step::Umask { mask: 0o022 }]);
+    steps.push(Step::Umask { mask: 0o022 });
 }
 
 /// The working directory, in kernel form.

@@ -68,14 +68,15 @@ impl Reports {
     }
 
     /// Remembers the namespace that the calling process has made for its children. Later nobody without privilege can
-    /// ask, since init is not dumpable.
-    fn note_pid_namespace(&self) {
-        let namespace = sys::openat2(sys::CWD, c"/proc/self/ns/pid_for_children", libc::O_PATH, 0, 0);
-        if let Ok(stat) = namespace.and_then(|file| sys::fstat(file.as_fd())) {
-            let [device, inode] = &self.pid_namespace;
-            device.store(stat.device, Relaxed);
-            inode.store(stat.inode, Relaxed);
-        }
+    /// ask, since init is not dumpable. Goes on without where there is no /proc.
+    fn note_pid_namespace(&self) -> Done {
+        let path = c"/proc/self/ns/pid_for_children";
+        let Ok(namespace) = sys::openat2(sys::CWD, path, libc::O_PATH, 0, 0) else { return Ok(()) };
+        let stat = sys::fstat(namespace.as_fd())?;
+        let [device, inode] = &self.pid_namespace;
+        device.store(stat.device, Relaxed);
+        inode.store(stat.inode, Relaxed);
+        Ok(())
     }
 }
 
@@ -223,8 +224,8 @@ impl<'a> Children<'a> {
             // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
             // places to go, unless this is the only one.
             let _ = sys::keep_off_this_processor(pid);
-            self.reports.note_pid_namespace();
-            let done = self.take(cell.meanwhile.clone(), report);
+            let noted = self.reports.note_pid_namespace();
+            let done = noted.and_then(|()| self.take(cell.meanwhile.clone(), report));
             if done.is_err() {
                 // Init may wait for what the cell was to pass.
                 let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));

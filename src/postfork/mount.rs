@@ -155,6 +155,10 @@ impl State<'_> {
         if at.components.is_empty() {
             return Ok(sys::mount_setattr(self.root()?, Reach::Mount, attributes)?);
         }
+        // This mount, wherever its name leads by now in a root that others write to.
+        if let Some(proc) = self.proc.as_ref().filter(|_| at.path.as_c_str() == c"/proc") {
+            return Ok(sys::mount_setattr(proc.as_fd(), Reach::Mount, attributes)?);
+        }
         let target = self.open(&at.path, libc::O_DIRECTORY)?;
         on(Operand::Target, sys::mount_setattr(target.as_fd(), Reach::Mount, attributes))
     }

@@ -1,7 +1,8 @@
-//! Processes that a program has made children of the host's, instead of its own: clone(2), `CLONE_PARENT`.
+//! What keeps a killed init from ending, and the host with it. The default filter refuses both.
 //!
-//! The default filter refuses that. Without it such a process, once dead, waits for the host to reap it; and init, which the
-//! kernel keeps until its namespace is empty, would wait with it, and the host for init.
+//! - Processes that a program has made children of the host's, instead of its own: clone(2), `CLONE_PARENT`. Such a one, once
+//!   dead, waits for the host to reap it, and the kernel keeps init until its namespace is empty.
+//! - Processes that leave init, to which a program may have given the lowest priority, no time to die in, and to kill them.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -29,7 +30,7 @@ pub(super) fn wait(init: &Process, namespace: (u64, u64)) {
     let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
     let mut unknown = 0;
     while matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR)) {
-        let all_known = reap(init, namespace);
+        let all_known = end(init, namespace);
         unknown = if all_known { 0 } else { unknown + 1 };
         if unknown > PATIENCE {
             return;
@@ -38,17 +39,25 @@ pub(super) fn wait(init: &Process, namespace: (u64, u64)) {
     let _ = init.wait(0);
 }
 
-/// Reaps the children of the host's that are in the namespace and dead. No other child of the host's is touched: which
-/// namespace a process is in can be told until it is reaped. False means that there is one of which it can't.
-fn reap(init: &Process, namespace: (u64, u64)) -> bool {
+/// Kills what is in the namespace, and reaps what of that is the host's child and dead. No other process is touched: which
+/// namespace one is in can be told until it is reaped. False means that there is one of which it can't.
+fn end(init: &Process, namespace: (u64, u64)) -> bool {
     let mut all_known = true;
+    // The host's own namespace is never one to end. And none is known by zeroes.
+    let is_own = || File::open("/proc/self/ns/pid").map_or(true, |own| is_within(&own, namespace));
+    if namespace == (0, 0) || is_own() {
+        return false;
+    }
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     for pid in pids.filter(|pid| *pid != init.pid) {
         // First the pidfd: it stands for one process, also if the number is another's by then.
         let Ok(process) = sys::pidfd_open(pid) else { continue };
         match File::open(format!("/proc/{pid}/ns/pid")) {
-            Ok(own) if is_within(&own, namespace) => drop(sys::wait(process.as_fd(), libc::WNOHANG)),
+            Ok(own) if is_within(&own, namespace) => {
+                let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
+                let _ = sys::wait(process.as_fd(), libc::WNOHANG);
+            }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => all_known &= !is_zombie_of_ours(pid),
             _ => {}
         }

@@ -361,7 +361,9 @@ fn may_succeed(hit: &Hit, errno: i32) -> bool {
         // What can't be told of groups counts as leave to leave them: the call itself tells.
         (libc::SYS_openat, true) => hit.text == "/proc/self/setgroups",
         // Where /proc/sys can't be written, the filter alone is left, and the report says so.
-        (libc::SYS_openat2, false) if hit.text == "/proc/sys/user/max_user_namespaces" => errno == libc::EPERM,
+        (libc::SYS_openat2, false) if hit.text.ends_with("sys/user/max_user_namespaces") => errno == libc::EPERM,
+        // Which processes a program has made the host's, if any, is not known then.
+        (libc::SYS_openat2, false) if hit.text == "/proc/self/ns/pid_for_children" => true,
         // Where a file can't be told to be missing, it is not made there, but mounted.
         (libc::SYS_openat2, false) => ["/proc/self/oom_score_adj", "/etc/motd"].contains(&&*hit.text),
         // The cell would have init run elsewhere; a program that can't be given all processors is another matter.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use belljar::{Cause, Child, Layer, Stdio};
 
-use crate::alone::{Random, again, alone, is_role, pipe};
+use crate::alone::{Random, again, alone, is_role, pipe, watch};
 use crate::harness::{children, compile_static, host, temp_dir, with_program};
 
 /// A program with descendants that let nothing end them but a SIGKILL, and that all hold standard output open:
@@ -155,6 +155,107 @@ fn a_program_can_do_nothing_to_init_or_to_its_own_status() {
     );
     let outcome = with_program(&program).command("/program").status().unwrap();
     assert_eq!((outcome.code(), outcome.cause()), (Some(7), Cause::Exited));
+}
+
+/// A program that gives process 1 the lowest priority and limits, by every call that there is, and then keeps every
+/// processor busy.
+fn steering() -> PathBuf {
+    compile_static(
+        "steering",
+        r#"
+        #define _GNU_SOURCE
+        #include <errno.h>
+        #include <sched.h>
+        #include <signal.h>
+        #include <stdint.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <sys/resource.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        static void report(const char *name, long result) { printf("%s %d\n", name, result < 0 ? errno : 0); }
+        /* To the filter pid_t and int are 32 bits: the kernel does not look at the others. */
+        static void steer(uint64_t init) {
+            struct { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t rest[7]; } idle = { 48, SCHED_IDLE };
+            struct sched_param none = { 0 };
+            struct { uint64_t soft, hard; } files = { 5, 5 };
+            cpu_set_t set;
+            CPU_ZERO(&set); CPU_SET(0, &set);
+            report("prlimit", syscall(SYS_prlimit64, init, RLIMIT_NOFILE, &files, 0));
+            report("affinity", syscall(SYS_sched_setaffinity, init, sizeof set, &set));
+            report("nice", syscall(SYS_setpriority, PRIO_PROCESS, init, 19));
+            report("ioprio", syscall(SYS_ioprio_set, 1, init, 3 << 13));
+            report("user", syscall(SYS_setpriority, (init & ~1ull) | PRIO_USER, 0, 19));
+            report("ioprio-user", syscall(SYS_ioprio_set, (init & ~1ull) | 3, getuid(), 3 << 13));
+            report("param", syscall(SYS_sched_setparam, init, &none));
+            report("attr", syscall(SYS_sched_setattr, init, &idle, 0));
+            /* From SCHED_IDLE to SCHED_IDLE is fine, and back is not. */
+            report("scheduler", syscall(SYS_sched_setscheduler, init, SCHED_IDLE, &none));
+        }
+        int main(int argc, char **argv) {
+            signal(SIGTERM, SIG_IGN);
+            steer(1);
+            steer(1ull << 32 | 1);
+            fflush(stdout);
+            if (argc < 2) return 0;
+            for (int i = 0; i < 64; i++) if (fork() == 0) { setsid(); for (;;) ; }
+            write(1, "!", 1);
+            if (!strcmp(argv[1], "exit")) _exit(6);
+            for (;;) ;
+        }
+        "#,
+    )
+}
+
+#[test]
+fn init_can_not_be_slowed_down_from_inside() {
+    let told = |sandbox: &belljar::Sandbox| {
+        let output = sandbox.command("/program").output().unwrap();
+        crate::probe::Told(String::from_utf8(output.stdout).unwrap())
+    };
+    let sandbox = with_program(&steering());
+    for policy in [sandbox.clone(), sandbox.clone().user(0, 0), sandbox.clone().user(5, 5)] {
+        let refused = told(&policy);
+        assert_eq!(refused.all("prlimit").len(), 2);
+        refused.refused(&[libc::EPERM], &[]);
+        // The control.
+        told(&policy.seccomp(belljar::Seccomp::off())).granted(&[]);
+    }
+}
+
+#[test]
+fn a_busy_tree_ends_though_init_was_given_no_time() {
+    alone("lifecycle::a_busy_tree_ends_though_init_was_given_no_time", || {
+        // An idle init would wait for minutes.
+        watch(Duration::from_secs(60));
+        let filtered = with_program(&steering());
+        for sandbox in [filtered.clone(), filtered.seccomp(belljar::Seccomp::off())] {
+            for how in ["exit", "stay"] {
+                let start = || {
+                    let (mut reader, writer) = pipe();
+                    let mut command = sandbox.command("/program");
+                    let child = command.arg(how).stdout(Stdio::from(writer)).spawn().unwrap();
+                    let mut byte = [0];
+                    while byte != *b"!" {
+                        reader.read_exact(&mut byte).unwrap();
+                    }
+                    (child, reader)
+                };
+                let (mut child, reader) = start();
+                child.kill().unwrap();
+                child.wait().unwrap();
+                assert_all_dead(reader);
+                let (child, reader) = start();
+                drop(child);
+                assert_all_dead(reader);
+                if how == "exit" {
+                    let (mut child, reader) = start();
+                    assert_eq!(child.wait().unwrap().code(), Some(6));
+                    assert_all_dead(reader);
+                }
+            }
+        }
+    });
 }
 
 #[test]

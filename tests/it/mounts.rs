@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use belljar::{Error, ErrorKind, Landlock, Layer, Rootfs, Sandbox, Seccomp, Tmpfs};
+use belljar::{Error, ErrorKind, Landlock, Layer, Namespaces, Rootfs, Sandbox, Seccomp, Tmpfs};
 
 use crate::again::{again, is_again, own_mounts, works};
-use crate::harness::{host, mounts, real, sh, temp_dir, token};
+use crate::harness::{host, is_root, mounts, real, sh, temp_dir, token};
 use crate::probe::{inside, outside, waiting};
-use crate::skip;
+use crate::{for_root, skip};
 
 /// What a directory looks like from outside: every file with its metadata and content.
 pub(crate) fn snapshot(dir: &Path) -> String {
@@ -182,7 +182,9 @@ fn mounts_can_not_be_undone_from_inside() {
         let (place, flags) = (fields[4], fields[5]);
         assert!(flags.contains("nosuid"), "{line}");
         // Through the device's own file, as through the rest, nothing of the host's is changed.
-        let read_only = !["/masked", "/tmp", "/scratch", "/dev/shm", "/dev/pts", "/proc"].contains(&place);
+        let read_only = !["/masked", "/tmp", "/scratch", "/dev/shm", "/dev/pts"].contains(&place);
+        // What of /proc is the program's own is to be written, unless the kernel's files are its own too.
+        let read_only = read_only && (place != "/proc" || is_root());
         assert_eq!(flags.starts_with("ro"), read_only, "{line}");
         // Devices work where the sandbox has put them, and in its own terminals.
         assert_eq!(!flags.contains("nodev"), place.starts_with("/dev") && place != "/dev/shm", "{line}");
@@ -252,11 +254,39 @@ fn kernel_files_are_masked_or_read_only() {
     }
 }
 
+/// The mode of a kernel's file as a /proc has it that nobody has looked at before: the host's remembers older ones.
+fn mode_in_a_new_proc(path: &str) -> Option<String> {
+    let script = format!("mount -t proc proc /mnt && stat -c %a /mnt/{path}");
+    let output = std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).output().ok()?;
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn modes_of_kernel_files_can_not_be_changed_by_a_program_of_roots() {
+    for_root!();
+    // Every /proc has them in common, the host's too. Of this one nothing depends on its mode.
+    const FILE: &str = "execdomains";
+    let Some(before) = mode_in_a_new_proc(FILE) else { skip!("a mount namespace with a /proc") };
+    let dir = temp_dir();
+    fs::create_dir_all(dir.path().join("proc")).unwrap();
+    let root = || Rootfs::dir(dir.path());
+    let off = Sandbox::new().landlock(Landlock::off()).seccomp(Seccomp::off());
+    let no_user = Sandbox::new().namespaces(Namespaces::default() - Namespaces::USER);
+    let policies = [Sandbox::new(), Sandbox::new().rootfs(root().ephemeral()), off, no_user];
+    for sandbox in policies {
+        inside(&sandbox, &["chmod", "/proc/execdomains", "0400"]).refused(&[libc::EROFS], &[]);
+        assert_eq!(mode_in_a_new_proc(FILE).as_deref(), Some(&*before));
+    }
+    // The control: who asks for a /proc to write to, to the maps of a user namespace, say, gives this away.
+    let open = Sandbox::new().landlock(Landlock::derived().allow_write("/proc"));
+    inside(&open, &["chmod", "/proc/execdomains", "0444"]).granted(&[]);
+    assert_eq!(before, "444\n");
+}
+
 #[test]
 fn kernel_files_can_not_be_written_by_root_inside_or_a_root_caller_without_user_namespace() {
     let mut policies = vec![Sandbox::new().user(0, 0)];
-    if crate::harness::is_root() {
-        use belljar::Namespaces;
+    if is_root() {
         policies.push(Sandbox::new().namespaces(Namespaces::default() - Namespaces::USER));
         // The control: on the host, root opens nearly all of them.
         assert!(outside(&["writable", "/proc/sys"]).all("writable").len() > 100);
@@ -455,7 +485,10 @@ fn a_race_over_proc_never_leaves_a_part_of_it_open() {
         for (count, place) in seen.iter_mut().zip(["/one", "/two"]) {
             if told.0.contains(&format!(" {place} ")) {
                 *count += 1;
-                for part in ["sys", "bus", "kcore", "keys"].map(|part| format!("{place}/{part}")) {
+                // What is read-only is it in parts, or as a whole.
+                assert_eq!(told.0.contains(&format!(" {place} ro,")), is_root());
+                let parts = if is_root() { &["kcore", "keys"][..] } else { &["sys", "bus", "kcore", "keys"] };
+                for part in parts.iter().map(|part| format!("{place}/{part}")) {
                     let exists = Path::new("/proc").join(&part[5..]).exists();
                     assert!(!exists || told.0.contains(&format!(" {part} ")), "{part} in {}", told.0);
                 }
@@ -592,7 +625,7 @@ fn a_race_over_the_source_never_binds_what_a_link_leads_to() {
 fn devices_can_not_be_made_or_used_through_a_bind() {
     let dir = temp_dir();
     let dir = real(dir.path());
-    if crate::harness::is_root() {
+    if is_root() {
         let made = Command::new("mknod").arg(dir.join("device")).args(["c", "1", "3"]).status().unwrap();
         assert!(made.success());
         fs::set_permissions(dir.join("device"), fs::Permissions::from_mode(0o666)).unwrap();
@@ -609,7 +642,7 @@ fn devices_can_not_be_made_or_used_through_a_bind() {
         assert!([libc::EPERM, libc::EACCES].contains(&told.errno(name)), "{name}: {told:?}");
         assert_eq!(told_alone.errno(name), libc::EPERM, "{name}");
     }
-    let there = crate::harness::is_root();
+    let there = is_root();
     assert_eq!(told.errno("open-device"), if there { libc::EACCES } else { libc::ENOENT });
     assert_eq!(told.errno("read-device"), if there { libc::EACCES } else { libc::ENOENT });
     assert_eq!(fs::read_dir(&dir).unwrap().count(), usize::from(there), "no new node on the host");

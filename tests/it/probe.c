@@ -451,6 +451,7 @@ int main(int count, char **args) {
     else if (!strcmp(what, "fill")) fill(args[2], atol(args[3]), atol(args[4]));
     else if (!strcmp(what, "reads")) reads(args + 2);
     else if (!strcmp(what, "ids")) ids();
+    else if (!strcmp(what, "chmod")) report("chmod", chmod(args[2], strtol(args[3], NULL, 8)));
     else if (!strcmp(what, "wait")) {
         pthread_t thread;
         pthread_create(&thread, 0, thread_waits, 0);

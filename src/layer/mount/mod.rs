@@ -95,6 +95,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) host_network: bool,
     /// The ids of the program, for the files that name them.
     pub(crate) ids: (u32, u32),
+    /// Whether nothing of /proc may be written, not even what is the program's own.
+    pub(crate) seals_proc: bool,
 }
 
 /// What container engines hide of /proc: it tells about the host, or lets one work on its hardware.
@@ -161,8 +163,16 @@ fn lower_kernel_files(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()
         for path in MASKED {
             steps.push(Step::Mask { at: inside(path, InsideKind::File)? });
         }
-        for path in PROTECTED {
-            steps.push(Step::Protect { at: inside(path, InsideKind::Dir)? });
+        match setting.seals_proc {
+            true => {
+                let attributes = attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC | attr::READ_ONLY;
+                steps.push(Step::Seal { at: inside("/proc", InsideKind::Dir)?, attributes });
+            }
+            false => {
+                for path in PROTECTED {
+                    steps.push(Step::Protect { at: inside(path, InsideKind::Dir)? });
+                }
+            }
         }
     }
     if !replaced("/dev") {

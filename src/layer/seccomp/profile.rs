@@ -128,6 +128,16 @@ const CLONE_PARENT: u64 = libc::CLONE_PARENT as u64;
 /// The kernel takes these arguments as 32 bits.
 const LOW: u64 = 0xffff_ffff;
 
+/// What sets limits, scheduling and processors of the process that the first argument names.
+const STEERS: [&str; 5] = ["prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"];
+
+/// What sets priorities, with the number that means all processes of a user: setpriority(2) and ioprio_set(2). The first
+/// argument says what the second names.
+const STEERS_SETS: [(&str, u64); 2] = [("setpriority", libc::PRIO_USER as u64), ("ioprio_set", 3)];
+
+/// Process 1, which ends the sandbox, and has to be scheduled for that. It is of the program's own user.
+const INIT: u64 = 1;
+
 /// What types input that the caller's shell would read: TIOCSTI, and the pasting of TIOCLINUX.
 const TYPING: [u64; 2] = [0x5412, 0x541c];
 
@@ -164,6 +174,12 @@ pub(super) fn rules() -> Vec<Rule> {
     rules.push(rule("clone3", &[], ENOSYS));
     rules.push(rule("unshare", &[], EPERM));
     rules.push(rule("unshare", &[SyscallArg::masked_eq(0, NAMESPACES, 0)], Action::Allow));
+    let int = |index, value| [SyscallArg::masked_eq(index, LOW, value)];
+    rules.extend(STEERS.map(|name| rule(name, &int(0, INIT), EPERM)));
+    for (name, user) in STEERS_SETS {
+        rules.push(rule(name, &int(1, INIT), EPERM));
+        rules.push(rule(name, &int(0, user), EPERM));
+    }
     for request in TYPING {
         rules.push(rule("ioctl", &[SyscallArg::masked_eq(1, LOW, request)], EPERM));
     }
