@@ -14,6 +14,7 @@ mod platform;
 mod run;
 mod signal;
 mod source;
+mod stacked;
 mod store;
 mod users;
 

@@ -56,6 +56,11 @@ impl Owners {
         self.gid_map.iter().fold(sandbox, |sandbox, line| sandbox.gid_map(*line))
     }
 
+    /// The lines of uid_map(5) and of gid_map(5).
+    pub(super) fn maps(&self) -> [Vec<IdMap>; 2] {
+        [self.uid_map.clone(), self.gid_map.clone()]
+    }
+
     /// What tells the layers of one ownership from those of another, in their names.
     pub(super) fn tag(&self) -> &'static str {
         match self.ownership {
