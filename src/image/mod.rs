@@ -30,9 +30,13 @@ use crate::plan::Escaped;
 pub use config::ImageConfig;
 use digest::{Digest, Verified};
 pub use layer::UnpackLimits;
+#[cfg(fuzzing)]
+pub(crate) use layer::{Kind, LayerReader};
 use load::Loaded;
 pub(crate) use run::{Settled, settle};
 use source::{Section, Source};
+#[cfg(fuzzing)]
+pub use store::Applier;
 pub(crate) use store::Stored;
 pub use store::{Collected, Ownership, Progress, Store};
 

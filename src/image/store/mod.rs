@@ -9,6 +9,8 @@
 //! DIR/empty/           nothing
 //! ```
 
+#[cfg(any(fuzzing, test))]
+mod fuzzing;
 mod hand;
 mod lock;
 mod ownership;
@@ -23,6 +25,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Image, UnpackLimits};
 use crate::error::{Error, ErrorKind, Layer, Result};
+#[cfg(fuzzing)]
+pub use fuzzing::Applier;
 use hand::Hand;
 use lock::Locked;
 use nix::fcntl::FlockArg;
