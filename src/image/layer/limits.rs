@@ -14,7 +14,7 @@ use crate::error::{Error, Layer, Result};
 /// # Examples
 ///
 /// ```
-/// use belljar::image::UnpackLimits;
+/// use belljar::UnpackLimits;
 ///
 /// let limits = UnpackLimits::new().bytes(512 << 20).entries(50_000);
 /// ```
