@@ -7,10 +7,8 @@ mod common;
 
 use std::process::ExitCode;
 
-use common::{Bench, Result, sections};
-
-/// Takes the figures of one section, and prints them.
-type Section = fn(&Bench) -> Result;
+use common::run::{Section, run};
+use common::sections;
 
 /// The sections, in the order in which they run.
 const SECTIONS: [(&str, Section); 7] = [
@@ -24,35 +22,5 @@ const SECTIONS: [(&str, Section); 7] = [
 ];
 
 fn main() -> ExitCode {
-    let (flags, chosen): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with('-'));
-    // Only `cargo bench` passes this: `cargo test --all-targets` runs the program too, and has no use for figures.
-    if !flags.iter().any(|flag| flag == "--bench") {
-        println!("figures are taken by `cargo bench --bench spawn`");
-        return ExitCode::SUCCESS;
-    }
-    let names: Vec<&str> = SECTIONS.iter().map(|(name, _)| *name).collect();
-    if let Some(unknown) = chosen.iter().find(|chosen| !names.contains(&chosen.as_str())) {
-        eprintln!("there is no section {unknown:?}: the sections are {}", names.join(", "));
-        return ExitCode::from(2);
-    }
-    match run(&chosen, flags.iter().any(|flag| flag == "--libc")) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Runs the chosen sections: all of them if none is chosen.
-fn run(chosen: &[String], libc: bool) -> Result {
-    let bench = Bench::new(libc)?;
-    println!("{bench}");
-    for (name, section) in SECTIONS {
-        if chosen.is_empty() || chosen.iter().any(|chosen| chosen == name) {
-            println!("\n## {name}\n");
-            section(&bench)?;
-        }
-    }
-    Ok(())
+    run("spawn", &SECTIONS)
 }

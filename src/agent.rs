@@ -205,6 +205,7 @@ impl Agent {
                     return Ok(());
                 }
                 Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EPIPE | nix::Error::ECONNRESET) => return Err(self.died()),
                 Err(errno) => return Err(failed("send", errno as i32)),
             }
         }
@@ -216,6 +217,7 @@ impl Agent {
         let received = loop {
             match recv(self.socket.as_raw_fd(), &mut words, MsgFlags::empty()) {
                 Err(nix::Error::EINTR) => {}
+                Err(nix::Error::ECONNRESET) => return Err(self.died()),
                 result => break result.map_err(|errno| failed("answer", errno as i32))?,
             }
         };
@@ -224,7 +226,7 @@ impl Agent {
         }
         let word =
             |range| u64::from_le_bytes(words.get(range).and_then(|b: &[u8]| b.try_into().ok()).unwrap_or_default());
-        let index = (word(0..8) - AgentData::AT - AgentData::MESSAGE - 8) as usize / CALL;
+        let index = word(0..8).saturating_sub(AgentData::AT + AgentData::MESSAGE + 8) as usize / CALL;
         let stopped = self.sent.pop_front().is_none_or(|calls| index < calls);
         Ok(match word(8..16) as i64 {
             errno @ -4095..=-1 => Err((index, Errno(-errno as i32))),
@@ -257,10 +259,26 @@ impl Agent {
         calls.call(libc::SYS_sendmsg, [self.next.into(), header, libc::MSG_NOSIGNAL.into()]);
         calls.call(libc::SYS_close, [number.into()]);
         self.send(&calls, &[])?;
+        // The answer is longer than what a descriptor comes with. It comes alone where the descriptor was not sent.
+        if self.waiting()? != 1 {
+            let answer = self.answer()?.err().map_or(libc::EPIPE, |(_, Errno(errno))| errno);
+            return Err(failed("send a descriptor", answer));
+        }
         let fd = receive_fd(self.socket.as_fd()).map_err(|Errno(errno)| failed("receive a descriptor", errno));
         match self.answer()? {
             Ok(()) => fd.map(OwnedFd::from),
             Err((_, Errno(errno))) => Err(failed("send a descriptor", errno)),
+        }
+    }
+
+    /// How long the next message is; 0 at the end.
+    fn waiting(&mut self) -> Result<usize> {
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut [0; 16], MsgFlags::MSG_PEEK) {
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::ECONNRESET) => return Ok(0),
+                result => return result.map_err(|errno| failed("answer", errno as i32)),
+            }
         }
     }
 
@@ -271,7 +289,8 @@ impl Agent {
     }
 
     fn died(&mut self) -> Error {
-        let ended = self.child.try_wait().ok().flatten();
+        // Its end of the socket is closed a moment before it can be waited for.
+        let ended = self.child.wait_timeout(std::time::Duration::from_secs(1)).ok().flatten();
         let how = ended.map_or_else(String::new, |outcome| format!(": {}", outcome.status()));
         Error::new(Layer::Process, crate::ErrorKind::Os, "agent", format!("it has ended{how}"))
     }

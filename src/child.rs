@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::changes::Written;
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Outcome, Usage};
 use crate::report::Report;
@@ -55,7 +56,7 @@ pub struct Child {
     killed: bool,
     outcome: Option<Outcome>,
     report: Report,
-    changes: Option<OwnedFd>,
+    written: Option<Arc<Written>>,
     /// What has to stay as long as the program.
     _keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -86,23 +87,13 @@ impl Child {
             killed: false,
             outcome: None,
             report: parts.report,
-            changes: None,
+            written: None,
             _keeps: parts.keeps,
         }
     }
 
-    pub(crate) fn set_changes(&mut self, base: OwnedFd) {
-        self.changes = Some(base);
-    }
-
-    /// The upper directory of the root's overlay, if it has one: what the program has made, changed and removed, in
-    /// overlayfs's terms. It outlives the sandbox, and holds its memory, as long as the handle does.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for what lists the changes"))]
-    pub(crate) fn changes(&self) -> Option<Result<OwnedFd>> {
-        let base = self.changes.as_ref()?;
-        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-        let opened = sys::openat2(base.as_fd(), c"diff", flags, 0, libc::RESOLVE_BENEATH);
-        Some(opened.map(OwnedFd::from).map_err(|Errno(errno)| Error::os(Layer::Mount, "open the changes", errno)))
+    pub(crate) fn set_written(&mut self, written: Written) {
+        self.written = Some(Arc::new(written));
     }
 
     /// The program's process id, as the host sees it. To signal it, use the pidfd: an id may be used again.
@@ -160,7 +151,7 @@ impl Child {
     ///
     /// As for [`wait`](Child::wait).
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Outcome>> {
-        if let Some(outcome) = self.outcome {
+        if let Some(outcome) = self.outcome.clone() {
             return Ok(Some(outcome));
         }
         // A deadline that lies too far ahead to be told is none.
@@ -226,13 +217,13 @@ impl Child {
             cell.detach().map_err(|Errno(errno)| Error::os(Layer::Process, "detach", errno))?;
         }
         // What the drop goes by: there is nothing left to end.
-        self.outcome = Some(Outcome { status: ExitStatus::default(), killed: false, usage: Usage::default() });
+        self.outcome = Some(Outcome::new(ExitStatus::default(), false, Usage::default(), None));
         Ok(())
     }
 
     /// Reaps the program and ends the cell.
     fn end(&mut self, options: i32) -> Result<Option<Outcome>> {
-        if let Some(outcome) = self.outcome {
+        if let Some(outcome) = self.outcome.clone() {
             return Ok(Some(outcome));
         }
         let ended = match self.program.wait(options) {
@@ -246,16 +237,15 @@ impl Child {
         self.release_changes();
         let (status, usage) = ended?;
         let killed = self.killed && status.signal() == Some(libc::SIGKILL);
-        let outcome = Outcome { status, killed, usage: Usage { wall_time, ..usage } };
-        self.outcome = Some(outcome);
+        let outcome = Outcome::new(status, killed, Usage { wall_time, ..usage }, self.written.clone());
+        self.outcome = Some(outcome.clone());
         Ok(Some(outcome))
     }
 
-    /// Lets another sandbox write to the upper directory: nobody inside does any more. By hand, for a child that another
-    /// thread is starting may have a copy of the descriptor for a moment.
+    /// Nobody inside writes to the root any more.
     fn release_changes(&self) {
-        if let Some(base) = &self.changes {
-            let _ = sys::unlock(base.as_fd());
+        if let Some(written) = &self.written {
+            written.release();
         }
     }
 
@@ -384,42 +374,5 @@ fn usage(ended: &Ended, host_peak: u64) -> Usage {
         user_time: duration(ended.usage.ru_utime),
         system_time: duration(ended.usage.ru_stime),
         peak_memory: (peak > host_peak).then(|| peak.saturating_mul(1024)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd;
-    use std::path::PathBuf;
-
-    use crate::{Rootfs, Sandbox};
-
-    /// Runs a shell in a root, and lists the upper directory when everything inside has ended.
-    fn listing(root: Rootfs) -> Option<Vec<String>> {
-        let sandbox = Sandbox::new().rootfs(root);
-        let mut command = sandbox.command("/bin/sh");
-        let mut child = command.args(["-c", "echo x >/made; mkdir /dir; exec >/dir/inner"]).spawn().unwrap();
-        assert!(child.wait().unwrap().success());
-        let changes = child.changes()?.unwrap();
-        let path = PathBuf::from(format!("/proc/self/fd/{}", changes.as_raw_fd()));
-        assert!(path.join("dir/inner").exists() && std::fs::read(path.join("made")).unwrap() == b"x\n");
-        let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.collect();
-        names.sort();
-        Some(names)
-    }
-
-    #[test]
-    fn what_a_program_has_written_can_be_read_when_it_has_ended() {
-        let scratch = tempfile::tempdir().unwrap();
-        let kept = scratch.path().canonicalize().unwrap();
-        for root in [Rootfs::host().ephemeral(), Rootfs::host().overlay(&kept)] {
-            assert_eq!(listing(root), Some(vec!["dir".to_owned(), "made".to_owned()]));
-        }
-        // Overlayfs makes a directory that nobody may enter, which would stay.
-        let closed = kept.join("work/work");
-        std::fs::set_permissions(closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let child = Sandbox::new().rootfs(Rootfs::host()).command("/bin/sh").spawn().unwrap();
-        assert!(child.changes().is_none());
     }
 }

@@ -41,7 +41,9 @@ fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     policy.lower_cell(&mut inside)?;
     let mut program = Vec::new();
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
-    let mut plan = Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, keeps: None };
+    let mut plan =
+        Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, ids: None, keeps: None };
+    plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
         true => policy.arrange_cell(inside, program, &mut plan),

@@ -119,8 +119,8 @@
 //! - Mounts are made with the new mount API, by descriptor; every path inside is resolved by openat2(2) with
 //!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`; and files are only made on file systems that the sandbox itself has made.
 //! - Directories are stacked by overlayfs, with mount(2), whose one page of options has room for the descriptors of hundreds. What the program writes goes to an upper directory that has nothing else: the
-//!   places of mounts are made on a layer of their own below it. Its descriptor is handed to the host, so that it can be
-//!   read when the sandbox has ended.
+//!   places of mounts are made on a layer of their own below it. Its descriptor is handed to the host, which reads it when
+//!   the sandbox has ended: by name below that descriptor, never through a link ([`Outcome::changes`]).
 //!
 //! | module | runs | holds |
 //! |---|---|---|
@@ -133,6 +133,7 @@
 //! | `plan` | before clone | the steps and their words |
 //! | `postfork` | between clone and exec | taking the steps |
 //! | `spawn`, `child` | after | starting, owning and ending processes |
+//! | `changes` | after | what the program has left in its root |
 //! | `host` | at any time | what the host can do |
 //! | `sys` | everywhere | the only unsafe system calls; one small file a processor |
 //!
@@ -144,6 +145,7 @@
 compile_error!("belljar runs programs on Linux: there is no sandbox elsewhere");
 
 mod agent;
+mod changes;
 mod child;
 mod command;
 mod compile;
@@ -166,13 +168,16 @@ mod sandbox;
 mod spawn;
 mod sys;
 
+pub use changes::{Change, ChangeKind, ChangeLimits, Changes, FileType};
 pub use child::{Child, Output};
 pub use command::Command;
 #[cfg(feature = "image")]
 pub use distroless::{DistrolessFile, DistrolessFrom};
 pub use error::{Error, ErrorKind, Layer};
 #[cfg(feature = "image")]
-pub use image::{Collected, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits};
+pub use image::{
+    Collected, Commit, Image, ImageConfig, ImageOptions, LayerInfo, Ownership, Progress, Store, UnpackLimits,
+};
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;

@@ -1,16 +1,34 @@
 //! How a program ended, and what it used.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::changes::{self, ChangeLimits, Changes, Written};
+use crate::error::{Error, Layer, Result};
+
 /// How a program ended. Nothing inside the sandbox can forge it: the kernel tells it to the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Of a sandbox whose root was [`ephemeral`](crate::Rootfs::ephemeral) or an [`overlay`](crate::Rootfs::overlay) it also
+/// holds what was [changed](Outcome::changes), in memory in the first case, for as long as it or a clone is there.
+#[derive(Clone, Debug)]
 pub struct Outcome {
-    pub(crate) status: ExitStatus,
-    pub(crate) killed: bool,
-    pub(crate) usage: Usage,
+    status: ExitStatus,
+    killed: bool,
+    usage: Usage,
+    written: Option<Arc<Written>>,
 }
+
+impl PartialEq for Outcome {
+    /// Compares how the programs ended and what they used, not what they have changed.
+    fn eq(&self, other: &Self) -> bool {
+        (self.status, self.killed, self.usage) == (other.status, other.killed, other.usage)
+    }
+}
+
+impl Eq for Outcome {}
 
 /// Why a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +55,10 @@ pub enum Cause {
 }
 
 impl Outcome {
+    pub(crate) fn new(status: ExitStatus, killed: bool, usage: Usage, written: Option<Arc<Written>>) -> Self {
+        Self { status, killed, usage, written }
+    }
+
     /// Whether the program exited with code 0.
     pub fn success(&self) -> bool {
         self.status.success()
@@ -70,6 +92,68 @@ impl Outcome {
     /// What the program used.
     pub fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// Lists what was added, modified and deleted in the root, within the bounds of [`ChangeLimits::new`].
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy): the root was neither [`ephemeral`](crate::Rootfs::ephemeral)
+    ///   nor an [`overlay`](crate::Rootfs::overlay).
+    /// - [`Os`](crate::ErrorKind::Os): a bound is met; another sandbox runs on the directory of an overlay; the
+    ///   caller may not read what a program with other ids has made, or has made without a mode to read it; a directory below
+    ///   is gone.
+    pub fn changes(&self) -> Result<Changes> {
+        self.changes_within(ChangeLimits::new())
+    }
+
+    /// As [`changes`](Outcome::changes), within other bounds, which also hold for an image that is made of the result.
+    ///
+    /// # Errors
+    ///
+    /// As for `changes`.
+    pub fn changes_within(&self, limits: ChangeLimits) -> Result<Changes> {
+        Changes::list(self.written("changes")?.clone(), limits)
+    }
+
+    /// Copies a file or directory of the root, as the program has left it, to `to`, which must not exist: within
+    /// the bounds of [`ChangeLimits::new`].
+    ///
+    /// `from` is an absolute path inside. Files belong to the caller, with the modes that they had inside less set-id bits
+    /// and the right of others to write, and with their times. Hard links become files of their own; extended attributes
+    /// are not copied.
+    ///
+    /// No symbolic link is followed: neither on the way to `from`, nor there, nor below. A link below `from` is copied as
+    /// one if it leads to a place in what is copied, by a relative path whose `..` are at its start; every other one is an
+    /// error, and so is a FIFO, a socket and a device. So whoever uses the copy stays in it.
+    ///
+    /// To put files *in*, stack them: `Rootfs::layers([root, inputs])`, with [`ephemeral`](crate::Rootfs::ephemeral) for
+    /// the program to change; or use [`Sandbox::bind_ro`](crate::Sandbox::bind_ro) and [`Sandbox::file`](crate::Sandbox::file).
+    ///
+    /// # Errors
+    ///
+    /// As for [`changes`](Outcome::changes); and where `from` does not exist or has something that is not copied, or `to`
+    /// exists or can't be made. Nothing is left at `to` then.
+    pub fn copy_out(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        self.copy_out_within(from, to, ChangeLimits::new())
+    }
+
+    /// As [`copy_out`](Outcome::copy_out), within other bounds.
+    ///
+    /// # Errors
+    ///
+    /// As for `copy_out`.
+    pub fn copy_out_within(&self, from: impl AsRef<Path>, to: impl AsRef<Path>, limits: ChangeLimits) -> Result<()> {
+        changes::copy_out(self.written("copy out")?, &limits, from.as_ref(), to.as_ref())
+    }
+
+    fn written(&self, step: &str) -> Result<&Arc<Written>> {
+        let none = || {
+            let cause = "the root keeps no changes apart from what it is made from";
+            let hint = "use Rootfs::ephemeral or Rootfs::overlay";
+            Error::invalid(Layer::Mount, step, cause).with_hint(hint)
+        };
+        self.written.as_ref().ok_or_else(none)
     }
 }
 

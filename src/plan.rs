@@ -6,6 +6,7 @@
 
 mod hint;
 mod interpreter;
+mod operand;
 mod step;
 mod words;
 
@@ -17,9 +18,8 @@ use std::sync::Arc;
 
 pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
-pub(crate) use step::{
-    Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Step, Upper, attr, os,
-};
+pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
+pub(crate) use step::{Step, os};
 pub(crate) use words::Escaped;
 
 /// Every step that a spawn takes, in order. Printed, it reads like the trace of the processes that take them.
@@ -44,6 +44,8 @@ pub struct Plan {
     pub(crate) program: Launch,
     /// What is opened for the program; [`Step::Install`] has indices into it.
     pub(crate) given: Vec<Given>,
+    /// The maps of user and group ids: inside, outside, count. None where ids are the host's.
+    pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
     /// What has to stay as long as the program: the layers of an image in their store.
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }

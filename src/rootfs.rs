@@ -22,6 +22,9 @@ use crate::layer::mount::{Root, Source, Writes};
 /// | [`writable`](Rootfs::writable) | it goes through to the directory |
 /// | [`copied`](Rootfs::copied) | as ephemeral, in a copy: where the kernel can't stack directories |
 ///
+/// What an ephemeral root and an overlay have kept can be listed, copied out and made an image of:
+/// [`Outcome::changes`](crate::Outcome::changes).
+///
 /// Of these the last that is called counts. /proc, /dev, /tmp and what else is mounted stay what they are; read-only binds
 /// in a writable root are held by the mount table alone, since Landlock's rules only add up.
 ///

@@ -91,6 +91,28 @@ impl Sandbox {
         self.mount(Mount::Tmpfs(tmpfs.into()))
     }
 
+    /// Puts a copy of a directory of the host at a path inside, in memory: for the program to change, and gone at the end.
+    ///
+    /// The bounds are those of the tmpfs that it is in; what does not fit makes the start fail. Links are copied as links, and
+    /// none is followed, in `source` or on the way to it ([`bind`](Sandbox::bind) says which of those are allowed). What the
+    /// caller may not read is left out, and so are devices and attributes; files whose owner is not mapped become the
+    /// caller's. The start takes as long as the copy: to read is all that [`bind_ro`](Sandbox::bind_ro) needs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use belljar::{Rootfs, Sandbox, Tmpfs};
+    ///
+    /// let sandbox = Sandbox::new()
+    ///     .rootfs(Rootfs::host())
+    ///     .copy_in("/etc/ssl", Tmpfs::new("/work").size(16 << 20));
+    /// assert!(sandbox.command("sh").args(["-c", "rm -r /work/certs"]).status()?.success());
+    /// # Ok::<(), belljar::Error>(())
+    /// ```
+    pub fn copy_in(self, source: impl AsRef<Path>, target: impl Into<Tmpfs>) -> Self {
+        self.mount(Mount::Copy { source: source.as_ref().into(), target: target.into() })
+    }
+
     /// Makes a directory, mode 0755, with its parents. In the root it is read-only, in a tmpfs it is not.
     pub fn dir(self, path: impl AsRef<Path>) -> Self {
         self.mount(Mount::Dir(path.as_ref().into()))

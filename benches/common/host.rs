@@ -76,8 +76,13 @@ impl Drop for Memory {
 
 /// What can be taken without pushing anything out, in bytes.
 pub(crate) fn available_memory() -> Result<usize> {
+    meminfo("MemAvailable:")
+}
+
+/// A line of /proc/meminfo, in bytes.
+pub(crate) fn meminfo(name: &str) -> Result<usize> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? * 1024)
 }
 

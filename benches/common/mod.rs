@@ -3,6 +3,7 @@
 pub(crate) mod contender;
 pub(crate) mod host;
 pub(crate) mod measure;
+pub(crate) mod run;
 pub(crate) mod sections;
 pub(crate) mod table;
 

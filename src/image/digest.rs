@@ -22,6 +22,13 @@ impl Digest {
         Hasher::Sha256(Sha256::new_with_prefix(content)).digest()
     }
 
+    /// Names what has been hashed.
+    pub(super) fn sha256(hash: &[u8]) -> Self {
+        let digits = hash.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let digits = digits.filter_map(|digit| char::from_digit(digit.into(), 16));
+        Digest("sha256:".chars().chain(digits).collect())
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -60,7 +67,7 @@ impl fmt::Display for Digest {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Hasher {
     Sha256(Sha256),
     Sha512(Sha512),
@@ -103,14 +110,21 @@ pub(crate) struct Verified<R> {
     expected: Digest,
     size: Option<u64>,
     read: u64,
-    /// None once the end was seen, and found good.
+    /// None if somebody else verifies the digest.
     hasher: Option<Hasher>,
+    /// Whether the end was seen, and found good.
+    ended: bool,
 }
 
 impl<R: Read> Verified<R> {
     pub(crate) fn new(inner: R, expected: Digest, size: Option<u64>) -> Self {
         let hasher = Some(Hasher::like(&expected));
-        Self { inner, expected, size, read: 0, hasher }
+        Self { inner, expected, size, read: 0, hasher, ended: false }
+    }
+
+    /// Leaves the digest to the caller, who makes it of the same bytes. The size is still checked.
+    pub(crate) fn leave_digest(&mut self) {
+        self.hasher = None;
     }
 
     /// Reads what is left, and checks the whole.
@@ -127,17 +141,19 @@ impl<R: Read> Verified<R> {
         if let Some(size) = self.size.filter(|size| *size != self.read) {
             return Err(self.fail(format!("it has {} bytes, not {size}", self.read)));
         }
-        let found = self.hasher.take().map(Hasher::digest);
-        match found {
+        match self.hasher.clone().map(Hasher::digest) {
             Some(found) if found != self.expected => Err(self.fail(format!("the content is {found}"))),
-            _ => Ok(0),
+            _ => {
+                self.ended = true;
+                Ok(0)
+            }
         }
     }
 }
 
 impl<R: Read> Read for Verified<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() || self.hasher.is_none() {
+        if buffer.is_empty() || self.ended {
             return Ok(0);
         }
         let count = self.inner.read(buffer)?;
@@ -216,6 +232,22 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidImage, "{error}");
             assert!(error.to_string().starts_with(&format!("image: read {ABC}: ")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_digest_that_is_left_to_others_leaves_the_size() {
+        for (size, good) in [(3, true), (2, false), (4, false)] {
+            let mut reader = Verified::new(&b"abd"[..], ABC.parse().unwrap(), Some(size));
+            reader.leave_digest();
+            assert_eq!(reader.finish().is_ok(), good, "{size}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_good_end_has_none_later() {
+        let mut bad = Verified::new(&b"abd"[..], ABC.parse().unwrap(), None);
+        bad.finish().unwrap_err();
+        bad.finish().unwrap_err();
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(super) enum Content {
 pub(super) struct Loaded {
     pub(super) digest: Digest,
     pub(super) config: ImageConfig,
+    /// The configuration as it is in the file.
+    pub(super) document: Vec<u8>,
     pub(super) layers: Vec<LayerInfo>,
 }
 
@@ -138,7 +140,7 @@ fn load_manifest(source: &Source, digest: &Digest, size: u64, media_type: &str) 
     check_layers(digest.as_str(), manifest.layers.len(), &config)?;
     let layers = manifest.layers.into_iter().zip(&config.diff_ids);
     let layers = layers.map(|(layer, diff_id)| oci_layer(source, layer, diff_id)).collect::<Result<_>>()?;
-    Ok(Some(Loaded { digest: digest.clone(), config, layers }))
+    Ok(Some(Loaded { digest: digest.clone(), config, document: content, layers }))
 }
 
 fn oci_layer(source: &Source, layer: Descriptor, diff_id: &Digest) -> Result<LayerInfo> {
@@ -166,7 +168,7 @@ fn load_docker(source: &Source, image: &DockerImage) -> Result<Loaded> {
     check_layers("manifest.json", files.len(), &config)?;
     let layers = files.iter().zip(&config.diff_ids);
     let layers = layers.map(|(file, diff_id)| docker_layer(source, file, diff_id)).collect::<Result<_>>()?;
-    Ok(Loaded { digest, config, layers })
+    Ok(Loaded { digest, config, document: content, layers })
 }
 
 /// The digest in the name of a configuration: `<digits>.json`, `sha256:<digits>` or `blobs/sha256/<digits>`.

@@ -5,6 +5,7 @@
 
 mod archive;
 mod choose;
+mod commit;
 mod config;
 pub(crate) mod digest;
 mod document;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Escaped;
+pub use commit::Commit;
 pub use config::ImageConfig;
 use digest::{Digest, Verified};
 pub use layer::UnpackLimits;
@@ -194,6 +196,11 @@ impl Image {
         self.stored.as_ref()
     }
 
+    /// The configuration as it is in the file.
+    fn document(&self) -> &[u8] {
+        &self.inner.loaded.document
+    }
+
     fn with_layers(&self, stored: Stored) -> Image {
         Image { inner: self.inner.clone(), stored: Some(Arc::new(stored)) }
     }
@@ -278,6 +285,15 @@ impl LayerBlob {
     #[cfg(test)]
     pub(crate) fn info(&self) -> &LayerInfo {
         &self.info
+    }
+
+    /// Leaves the digest to a caller who verifies the uncompressed content: of a layer without compression that is the
+    /// same digest, and nothing has to be hashed twice.
+    pub(crate) fn hashed_once(mut self) -> Self {
+        if self.info.digest == self.info.diff_id {
+            self.content.leave_digest();
+        }
+        self
     }
 
     /// The digest that the uncompressed content must have.

@@ -24,11 +24,11 @@ impl IdMap {
         Self { inside, outside, count }
     }
 
-    fn holds_inside(&self, id: u32) -> bool {
+    pub(crate) fn holds_inside(&self, id: u32) -> bool {
         (self.inside..self.inside.saturating_add(self.count)).contains(&id)
     }
 
-    fn holds_outside(&self, id: u32) -> bool {
+    pub(crate) fn holds_outside(&self, id: u32) -> bool {
         (self.outside..self.outside.saturating_add(self.count)).contains(&id)
     }
 
@@ -183,6 +183,11 @@ impl Lowered {
         };
         let (uid, gid) = (lines(&self.uid_map, self.uid_writer), lines(&self.gid_map, self.gid_writer));
         Step::Maps { uid, gid }
+    }
+
+    /// The maps of user and group ids, in the form of the kernel's.
+    pub(crate) fn maps(&self) -> [Vec<[u32; 3]>; 2] {
+        [&self.uid_map, &self.gid_map].map(|map| map.iter().map(IdMap::line).collect())
     }
 
     /// Changes to the ids of the program; groups first, while the user may still do that.

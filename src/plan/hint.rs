@@ -16,6 +16,8 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::RootCopy { .. }, _, libc::ENOSPC) => {
             "the root directory holds more than its copy may: set size and inodes, or copy less"
         }
+        (Step::Copy { .. }, _, libc::ENOSPC) => "the tmpfs is too small for the copy: set its size and inodes",
+        (Step::Copy { .. }, _, libc::ELOOP) => "the directory is nested too deeply, or its path has become a link",
         (Step::RootCopy { .. }, _, libc::EACCES) => "the caller may not read all of the root directory",
         (Step::RootCopy { .. }, _, libc::ELOOP) => "the root directory is nested too deeply",
         (Step::Place { .. }, Operand::Target, libc::ENOTDIR) => "a file is on the way to the target",

@@ -138,6 +138,7 @@ impl fmt::Display for Step {
             Step::Tmpfs { at, size, inodes, mode, .. } => {
                 write!(f, "tmpfs {at} {} mode={}", Bounds(size, inodes), Escaped(mode.to_bytes()))
             }
+            Step::Copy { source, at } => write!(f, "copy {source} -> {at}"),
             Step::Proc { at } => write!(f, "proc {at}"),
             Step::Devpts { at } => write!(f, "devpts {at}"),
             Step::Mask { at } => write!(f, "mask {at}"),

@@ -1,4 +1,4 @@
-//! The step that copies a root into memory, where layers can't be stacked.
+//! The steps that copy directories into memory: a root, where layers can't be stacked, and what a program gets to change.
 //!
 //! Everything goes by descriptor and over no link, since somebody may change the source meanwhile.
 
@@ -6,8 +6,8 @@ use core::ffi::{CStr, c_int};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::mount::{create, new_tmpfs};
-use super::{Done, State};
-use crate::plan::attr;
+use super::{Done, State, on};
+use crate::plan::{HostPath, Inside, Operand, attr};
 use crate::sys::{self, Entries, Errno, Fd, Name, Reach, Stat};
 
 /// The name in the workspace.
@@ -33,6 +33,17 @@ impl State<'_> {
         self.add_own(mount.as_fd())?;
         self.root = Some(mount);
         Ok(())
+    }
+}
+
+impl State<'_> {
+    /// The tmpfs lies at that place by now, and nobody else has seen it.
+    pub(super) fn copy(&self, source: &HostPath, at: &Inside) -> Done {
+        let from = on(Operand::Source, sys::openat2(sys::CWD, &source.0, DIRECTORY, 0, libc::RESOLVE_NO_SYMLINKS))?;
+        let place = self.target(at)?;
+        self.check_own(place.as_fd())?;
+        let to = sys::openat2(place.as_fd(), c".", DIRECTORY, 0, 0)?;
+        Ok(copy_tree(Level { from: Entries::new(from), to })?)
     }
 }
 

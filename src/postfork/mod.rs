@@ -51,12 +51,31 @@ pub(crate) struct Reports {
     lacks: AtomicU32,
     /// Not 0 while init has not been executed, and so still uses the host's memory.
     pub(crate) init_sets_up: AtomicU32,
+    /// The device and inode of the PID namespace; zeroes where they can't be told.
+    pid_namespace: [AtomicU64; 2],
 }
 
 impl Reports {
     /// Whether the start went on without this.
     pub(crate) fn lacks(&self, lack: Lack) -> bool {
         self.lacks.load(Relaxed) & lack.bit() != 0
+    }
+
+    /// The PID namespace of init: its device and inode.
+    pub(crate) fn pid_namespace(&self) -> (u64, u64) {
+        let [device, inode] = &self.pid_namespace;
+        (device.load(Relaxed), inode.load(Relaxed))
+    }
+
+    /// Remembers the namespace that the calling process has made for its children. Later nobody without privilege can
+    /// ask, since init is not dumpable.
+    fn note_pid_namespace(&self) {
+        let namespace = sys::openat2(sys::CWD, c"/proc/self/ns/pid_for_children", libc::O_PATH, 0, 0);
+        if let Ok(stat) = namespace.and_then(|file| sys::fstat(file.as_fd())) {
+            let [device, inode] = &self.pid_namespace;
+            device.store(stat.device, Relaxed);
+            inode.store(stat.inode, Relaxed);
+        }
     }
 }
 
@@ -204,6 +223,7 @@ impl<'a> Children<'a> {
             // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
             // places to go, unless this is the only one.
             let _ = sys::keep_off_this_processor(pid);
+            self.reports.note_pid_namespace();
             let done = self.take(cell.meanwhile.clone(), report);
             if done.is_err() {
                 // Init may wait for what the cell was to pass.
@@ -235,6 +255,7 @@ impl<'a> Children<'a> {
             reports: self.reports,
             workspace: None,
             root: None,
+            proc: None,
             staged: None,
             kept: None,
             ruleset: None,
@@ -290,6 +311,8 @@ struct State<'a> {
     workspace: Option<Fd>,
     /// The root to be.
     root: Option<Fd>,
+    /// The sandbox's own /proc: its name may lead elsewhere when its parts are hidden, if somebody renames directories.
+    proc: Option<Fd>,
     /// The file system of the stage, while there is one.
     staged: Option<u64>,
     /// The directory of the host's that changes are kept in, locked.
@@ -307,12 +330,11 @@ impl State<'_> {
 
     /// Goes on without where the host keeps /proc/sys from being written, as container engines do.
     fn forbid_user_namespaces(&self) -> Done {
-        let path = c"/proc/sys/user/max_user_namespaces";
-        let (dir, within) = match &self.root {
-            Some(root) => (root.as_fd(), libc::RESOLVE_IN_ROOT),
-            None => (sys::CWD, 0),
+        let (dir, path) = match &self.proc {
+            Some(proc) => (proc.as_fd(), c"sys/user/max_user_namespaces"),
+            None => (sys::CWD, c"/proc/sys/user/max_user_namespaces"),
         };
-        match sys::openat2(dir, path, libc::O_WRONLY, 0, within | libc::RESOLVE_NO_MAGICLINKS) {
+        match sys::openat2(dir, path, libc::O_WRONLY, 0, libc::RESOLVE_NO_MAGICLINKS) {
             Err(Errno(libc::ENOENT | libc::EACCES | libc::EPERM | libc::EROFS)) => {
                 self.reports.lacks.fetch_or(Lack::UserNamespaces.bit(), Relaxed);
                 Ok(())
@@ -367,6 +389,7 @@ impl State<'_> {
             Step::Tmpfs { at, size, inodes, mode, attributes } => {
                 self.tmpfs(at, [(c"size", size), (c"nr_inodes", inodes), (c"mode", mode)], *attributes)
             }
+            Step::Copy { source, at } => self.copy(source, at),
             Step::Proc { at } => self.proc(at),
             Step::Devpts { at } => self.devpts(at),
             Step::Mask { at } => self.mask(at),

@@ -112,11 +112,13 @@ impl State<'_> {
         self.add_device(device)
     }
 
-    pub(super) fn proc(&self, at: &Inside) -> Done {
+    pub(super) fn proc(&mut self, at: &Inside) -> Done {
         let context = sys::fsopen(c"proc")?;
         let mount = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
         let target = self.target(at)?;
-        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
+        self.proc = Some(mount);
+        Ok(())
     }
 
     pub(super) fn devpts(&self, at: &Inside) -> Done {
@@ -223,7 +225,15 @@ impl State<'_> {
 
     /// The place `at`, if there is one.
     fn existing(&self, at: &Inside) -> Result<Option<Fd>, Fault> {
-        match self.open(&at.path, 0) {
+        let within = at.path.to_bytes_with_nul().strip_prefix(b"/proc/").map(CStr::from_bytes_with_nul);
+        let opened = match (&self.proc, within) {
+            (Some(proc), Some(Ok(path))) => {
+                let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+                on(Operand::Target, sys::openat2(proc.as_fd(), path, libc::O_PATH, 0, resolve))
+            }
+            _ => self.open(&at.path, 0),
+        };
+        match opened {
             Ok(target) => Ok(Some(target)),
             Err(Fault { errno: libc::ENOENT | libc::ENOTDIR, .. }) => Ok(None),
             Err(fault) => Err(fault),
@@ -298,7 +308,7 @@ impl State<'_> {
     }
 
     /// Lets nothing be made on a file system of the host's; returns which of the sandbox's own it is.
-    fn check_own(&self, dir: BorrowedFd<'_>) -> Result<u64, Fault> {
+    pub(super) fn check_own(&self, dir: BorrowedFd<'_>) -> Result<u64, Fault> {
         let device = sys::fstat(dir)?.device;
         match self.context.own.iter().any(|own| own.load(Relaxed) == device) {
             true => Ok(device),

@@ -4,6 +4,7 @@ mod arena;
 mod diagnosis;
 mod holder;
 mod process;
+mod strays;
 mod trial;
 
 use std::fs::File;
@@ -15,6 +16,7 @@ use std::time::Instant;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
+use crate::changes::Written;
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
 use crate::plan::{self, Given, Lack, Launch, Plan, Step, Upper};
@@ -64,7 +66,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         drop(inner);
         let received = sys::receive_fd(outer.as_fd());
         let changes = received.map_err(|Errno(errno)| Error::os(Layer::Mount, "receive the changes", errno))?;
-        child.set_changes(above_streams(changes.into())?);
+        child.set_written(Written::new(above_streams(changes.into())?, plan));
     }
     Ok(child)
 }
@@ -121,12 +123,12 @@ fn start_cell(
         // program first: init ends only when all other processes of its namespace are reaped.
         for process in [program, init].into_iter().flatten() {
             let _ = process.kill();
-            let _ = process.wait(0);
+            strays::wait(&process, reports.pid_namespace());
         }
         let step = if plan.steps.get(reports.cell.step()).is_some() { reports.cell.step() } else { cell.clone };
         return Err(diagnosis::died(plan, step, ended.ok().flatten()));
     }
-    let init = init.zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer));
+    let init = init.zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer, reports.pid_namespace()));
     let program = check_cell(children, cell, program)?;
     if let Some(Err(Errno(errno))) = init.as_ref().map(Cell::started) {
         // Before the cell is dropped, for the same reason.

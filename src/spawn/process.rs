@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::strays;
 use crate::sys::{self, Cloned, Ended};
 
 /// A child of the host process. Dropping it does not end it.
@@ -53,14 +54,16 @@ pub(crate) struct Cell {
     init: Process,
     lifeline: Option<OwnedFd>,
     detached: bool,
+    /// The PID namespace of init.
+    namespace: (u64, u64),
 }
 
 /// What the host tells init on the lifeline; the byte itself says nothing.
 const BYTE: &[u8] = b".";
 
 impl Cell {
-    pub(super) fn new(init: Process, lifeline: OwnedFd) -> Self {
-        Self { init, lifeline: Some(lifeline), detached: false }
+    pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64)) -> Self {
+        Self { init, lifeline: Some(lifeline), detached: false, namespace }
     }
 
     pub(crate) fn init(&self) -> &Process {
@@ -92,6 +95,6 @@ impl Drop for Cell {
         }
         let _ = self.init.kill();
         drop(self.lifeline.take());
-        let _ = self.init.wait(0);
+        strays::wait(&self.init, self.namespace);
     }
 }

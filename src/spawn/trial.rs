@@ -11,7 +11,7 @@ use crate::sys::Errno;
 /// Nothing is left of it: namespaces and mounts end with the process, and the process has ended on return.
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let program = Launch { clone: 0, body: 1..steps.len() };
-    let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), keeps: None };
+    let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), ids: None, keeps: None };
     let (own, writable) = (own_devices(&plan), writable_mounts(&plan));
     let context = Context {
         lifeline: -1,

@@ -287,6 +287,19 @@ pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Resul
     unsafe { call(libc::SYS_pidfd_send_signal, [raw(process), signal as usize, 0, 0]) }.map(drop)
 }
 
+/// pidfd_open(2).
+pub(crate) fn pidfd_open(pid: libc::pid_t) -> Result<Fd> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_pidfd_open, [pid as usize, 0]) }.map(Fd::new)
+}
+
+/// ioctl(2) with `NS_GET_PARENT`: the PID or user namespace that this one was made in.
+pub(crate) fn parent_namespace(namespace: BorrowedFd<'_>) -> Result<Fd> {
+    const NS_GET_PARENT: usize = 0xb702;
+    // SAFETY: The request takes no argument.
+    unsafe { call(libc::SYS_ioctl, [raw(namespace), NS_GET_PARENT]) }.map(Fd::new)
+}
+
 /// How a process ended, with what it used.
 #[derive(Clone, Copy)]
 pub(crate) struct Ended {

@@ -35,6 +35,14 @@ pub(crate) fn clone3_refusal() -> Errno {
     unsafe { call(libc::SYS_clone3, [0, 0]) }.err().unwrap_or(Errno(libc::EIO))
 }
 
+/// getxattr(2): returns how long the value is.
+#[cfg(feature = "image")]
+pub(crate) fn getxattr(path: &CStr, name: &CStr, value: &mut [u8]) -> Result<usize> {
+    let args = [ptr(path), ptr(name), value.as_mut_ptr() as usize, value.len()];
+    // SAFETY: Both strings end in a zero byte; the kernel writes at most `value.len()` bytes into `value`.
+    unsafe { call(libc::SYS_getxattr, args) }
+}
+
 /// getxattr(2): the size of an extended attribute.
 pub(crate) fn xattr_size(path: &CStr, name: &CStr) -> Result<usize> {
     // SAFETY: Both strings end in a zero byte and are only read; with a size of 0 the kernel writes nothing.

@@ -162,3 +162,22 @@ pub(crate) fn file_system(file: BorrowedFd<'_>) -> Result<u64> {
     let stat = unsafe { stat.assume_init() };
     Ok(stat.f_type as u64)
 }
+
+/// flock(2) with `LOCK_SH`, and an error where it would wait.
+pub(crate) fn lock_shared(file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: No pointers.
+    unsafe { call(libc::SYS_flock, [raw(file), (libc::LOCK_SH | libc::LOCK_NB) as usize]) }.map(drop)
+}
+
+/// fgetxattr(2): returns how many bytes the value has.
+pub(crate) fn attribute(file: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Result<usize> {
+    let args = [raw(file), ptr(name), buffer.as_mut_ptr() as usize, buffer.len()];
+    // SAFETY: `name` ends in a zero byte; the kernel writes at most `buffer.len()` bytes into `buffer`.
+    unsafe { call(libc::SYS_fgetxattr, args) }
+}
+
+/// flistxattr(2): returns how many bytes the names have, each with a zero byte at its end.
+pub(crate) fn attribute_names(file: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: The kernel writes at most `buffer.len()` bytes into `buffer`.
+    unsafe { call(libc::SYS_flistxattr, [raw(file), buffer.as_mut_ptr() as usize, buffer.len()]) }
+}

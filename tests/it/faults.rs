@@ -577,7 +577,7 @@ fn of_a_policy_with_a_copied_root() {
     fail("faults::of_a_policy_with_a_copied_root", |site| {
         fs::write(site.path.join("root/file"), "content").unwrap();
         std::os::unix::fs::symlink("file", site.path.join("root/link")).unwrap();
-        site.case("copied", site.sandbox(site.root().copied()), writes)
+        site.case("copied", site.sandbox(site.root().copied()).copy_in(site.path.join("root"), "/in"), writes)
     });
 }
 

@@ -160,7 +160,7 @@ fn a_running_program_is_waited_for_tried_and_killed() {
     child.kill().unwrap();
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap(), outcome);
-    assert_eq!(child.try_wait().unwrap(), Some(outcome));
+    assert_eq!(child.try_wait().unwrap(), Some(outcome.clone()));
     assert_eq!(child.wait_timeout(Duration::ZERO).unwrap(), Some(outcome));
     assert!(!is_alive(child.id()));
 }

@@ -158,6 +158,51 @@ fn a_program_can_do_nothing_to_init_or_to_its_own_status() {
 }
 
 #[test]
+fn no_child_that_a_program_makes_of_the_hosts_is_left_or_waited_for() {
+    const NAME: &str = "lifecycle::no_child_that_a_program_makes_of_the_hosts_is_left_or_waited_for";
+    if !crate::again::is_again() {
+        // The children of this process are looked at, and it has other tests.
+        crate::again::again(NAME, &["env"]);
+        return;
+    }
+    let program = compile_static(
+        "stray",
+        r#"
+        #define _GNU_SOURCE
+        #include <errno.h>
+        #include <sched.h>
+        #include <signal.h>
+        #include <stdlib.h>
+        #include <sys/prctl.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            if (argc > 1) prctl(PR_SET_DUMPABLE, 0);
+            for (int i = 0; i < 10; i++) {
+                long child = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+                if (child < 0) return errno;
+                if (child == 0 && i == 9) pause();
+                if (child == 0) _exit(1);
+            }
+            return 0;
+        }
+        "#,
+    );
+    let sandbox = with_program(&program);
+    assert_eq!(sandbox.command("/program").status().unwrap().code(), Some(libc::EPERM));
+    assert_eq!(children(), [""; 0]);
+    // Without the filter they are made: the status comes, and nobody is left.
+    let open = sandbox.seccomp(belljar::Seccomp::off());
+    assert_eq!(open.command("/program").status().unwrap().code(), Some(0));
+    drop(open.command("/program").spawn().unwrap());
+    assert_eq!(children(), [""; 0]);
+    // Who may not look into them, does not wait for them either.
+    let outcome = open.command("/program").arg("hidden").status().unwrap();
+    assert_eq!(outcome.code(), Some(0));
+    assert!(children().iter().all(|child| child.ends_with('Z') || !crate::harness::is_root()));
+}
+
+#[test]
 fn orphans_are_reaped_inside() {
     let program = compile_static(
         "orphans",

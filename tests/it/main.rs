@@ -7,6 +7,9 @@
 mod again;
 mod alone;
 mod async_host;
+mod changes;
+#[cfg(feature = "image")]
+mod commit;
 mod containment;
 mod distribution;
 #[cfg(feature = "image")]
@@ -51,6 +54,12 @@ mod root;
 mod seccomp;
 #[cfg(feature = "image")]
 mod store;
+#[cfg(feature = "image")]
+mod store_hostile;
+#[cfg(feature = "image")]
+mod store_made;
+#[cfg(feature = "image")]
+mod store_shared;
 mod threads;
 mod tidy;
 mod toolchains;

@@ -715,7 +715,7 @@ fn a_wait_may_be_as_short_and_as_long_as_can_be() {
     let outcome = child.wait_timeout(Duration::MAX).unwrap().unwrap();
     assert_eq!((outcome.cause(), outcome.signal(), outcome.code()), (Cause::Killed, Some(libc::SIGKILL), None));
     for timeout in [Duration::ZERO, Duration::from_secs(u64::MAX), Duration::MAX] {
-        assert_eq!(child.wait_timeout(timeout).unwrap(), Some(outcome));
+        assert_eq!(child.wait_timeout(timeout).unwrap(), Some(outcome.clone()));
     }
 }
 
@@ -726,7 +726,7 @@ fn everything_can_be_done_twice_and_after_the_end() {
     child.kill().unwrap();
     let outcome = child.wait().unwrap();
     assert_eq!(child.wait().unwrap(), outcome);
-    assert_eq!(child.try_wait().unwrap(), Some(outcome));
+    assert_eq!(child.try_wait().unwrap(), Some(outcome.clone()));
     child.kill().unwrap();
     assert_eq!(child.wait_with_output().unwrap().outcome, outcome);
     // A kill after the end changes nothing about how it was.

@@ -424,6 +424,49 @@ fn a_bind_source_that_a_program_has_made_a_link_is_refused() {
     assert_eq!(snapshot(&target), before);
 }
 
+/// Another thread exchanges the link that /proc is, while a sandbox hides parts of what it has mounted there.
+#[test]
+fn a_race_over_proc_never_leaves_a_part_of_it_open() {
+    let volume = temp_dir();
+    let volume = real(volume.path());
+    for name in ["one", "two", "dev", "tmp", "probe"] {
+        fs::create_dir(volume.join(name)).unwrap();
+    }
+    fs::remove_dir(volume.join("probe")).unwrap();
+    fs::write(volume.join("probe"), "").unwrap();
+    let links = ["proc", "other"].map(|name| volume.join(name));
+    symlink("one", &links[0]).unwrap();
+    symlink("two", &links[1]).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let racer = std::thread::spawn({
+        let stop = stop.clone();
+        let [one, other] = links.map(|link| std::ffi::CString::new(link.to_str().unwrap()).unwrap());
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                // SAFETY: Both are strings that end in a zero byte, and are only read.
+                unsafe { libc::renameat2(-1, one.as_ptr(), -1, other.as_ptr(), libc::RENAME_EXCHANGE) };
+            }
+        }
+    });
+    let sandbox = Sandbox::new().rootfs(Rootfs::dir(&volume).writable());
+    let mut seen = [0, 0];
+    for _ in 0..300 {
+        let told = inside(&sandbox, &["reads", "/one/self/mountinfo", "/two/self/mountinfo"]);
+        for (count, place) in seen.iter_mut().zip(["/one", "/two"]) {
+            if told.0.contains(&format!(" {place} ")) {
+                *count += 1;
+                for part in ["sys", "bus", "kcore", "keys"].map(|part| format!("{place}/{part}")) {
+                    let exists = Path::new("/proc").join(&part[5..]).exists();
+                    assert!(!exists || told.0.contains(&format!(" {part} ")), "{part} in {}", told.0);
+                }
+            }
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    racer.join().unwrap();
+    assert_eq!(seen.iter().sum::<i32>(), 300);
+}
+
 /// At least 300 turns, and more until each side has won one: on a busy machine the other thread may sleep long.
 fn raced_enough(turn: usize, start: Instant, won: usize, lost: usize) -> bool {
     turn >= 300 && (won > 0 && lost > 0 || start.elapsed() > Duration::from_secs(60))
@@ -592,4 +635,31 @@ fn snapshot_devices() -> Vec<(u32, u32, bool)> {
     let stat = |name| fs::metadata(Path::new("/dev").join(name)).unwrap();
     let known = |stat: fs::Metadata| (stat.mode(), stat.uid(), stat.mtime() == 1);
     ["null", "zero", "full", "random", "urandom", "tty"].map(stat).map(known).to_vec()
+}
+
+#[test]
+fn a_copy_is_the_programs_to_change_and_bounded() {
+    let dir = temp_dir();
+    let source = real(dir.path()).join("in");
+    fs::create_dir_all(source.join("below")).unwrap();
+    fs::write(source.join("below/file"), "content").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", source.join("link")).unwrap();
+    let sandbox = host().copy_in(&source, "/work");
+    let script = "cat /work/below/file; readlink /work/link; echo more >>/work/below/file; rm -r /work/*; ls /work";
+    assert_eq!(sh(&sandbox, script), "content/etc/passwd\n");
+    assert_eq!(fs::read_to_string(source.join("below/file")).unwrap(), "content");
+    // Into a root that is written to, and below another mount.
+    let sandbox = Sandbox::new().rootfs(Rootfs::host().ephemeral()).tmpfs("/a").copy_in(&source, "/a/b/c");
+    assert_eq!(sh(&sandbox, "cat /a/b/c/below/file"), "content");
+    fs::write(source.join("large"), vec![1_u8; 100_000]).unwrap();
+    let small = host().copy_in(&source, Tmpfs::new("/work").size(65536));
+    let error = small.command("true").spawn().unwrap_err();
+    assert_eq!((error.raw_os_error(), error.kind()), (Some(libc::ENOSPC), ErrorKind::Os), "{error}");
+    assert!(error.hint().unwrap().contains("size"), "{:?}", error.hint());
+    for (wrong, errno) in [(source.join("below/file"), libc::ENOTDIR), (source.join("none"), libc::ENOENT)] {
+        let error = host().copy_in(&wrong, "/work").command("true").plan().unwrap_err();
+        assert_eq!((error.raw_os_error(), error.path()), (Some(errno), Some(wrong.as_path())), "{error}");
+    }
+    let link = source.join("link");
+    assert_eq!(host().copy_in(link, "/w").command("true").plan().unwrap_err().raw_os_error(), Some(libc::ELOOP));
 }

@@ -31,10 +31,13 @@ fn what_can_be_shared_cloned_and_printed() {
     is_value::<Tmpfs>();
     is_value::<Stdio>();
     is_value::<Output>();
+    is_value::<Outcome>();
+    is_value::<belljar::Changes>();
+    is_value::<belljar::Change>();
+    is_value::<belljar::ChangeLimits>();
     is_plain::<IdMap>();
     is_plain::<Namespaces>();
     is_plain::<Network>();
-    is_plain::<Outcome>();
     is_plain::<Usage>();
     is_plain::<Cause>();
     is_plain::<ErrorKind>();

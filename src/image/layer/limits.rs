@@ -20,7 +20,7 @@ use crate::error::{Error, Layer, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnpackLimits {
-    pub(super) bytes: u64,
+    pub(in crate::image) bytes: u64,
     pub(super) entries: u64,
     pub(super) depth: usize,
     pub(super) path_bytes: usize,
@@ -28,7 +28,7 @@ pub struct UnpackLimits {
     pub(super) ratio: u64,
     pub(super) xattr_bytes: usize,
     pub(super) zstd_window: u64,
-    pub(super) time: Duration,
+    pub(in crate::image) time: Duration,
 }
 
 /// `PATH_MAX` of Linux, without the zero byte at the end.
@@ -53,7 +53,8 @@ impl UnpackLimits {
         }
     }
 
-    /// Sets how many bytes the layer has when it is inflated: its files, headers and padding. The default is 16 GiB.
+    /// Sets how many bytes the layer has when it is inflated: its files, headers and padding. The default is 16 GiB. What
+    /// it copies from the layers below, because it has another name for a file there, is bounded by the same number.
     pub fn bytes(mut self, bytes: u64) -> Self {
         self.bytes = bytes;
         self

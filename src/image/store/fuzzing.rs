@@ -83,9 +83,9 @@ impl Applier {
 
     fn fill(&mut self, layer: &[u8]) -> Result<()> {
         let mut reader = LayerReader::new(Cursor::new(layer.to_vec()), &self.store.limits)?;
-        let ownership = self.owners.ownership;
-        let below = [BELOW.to_owned()];
-        Tree::new(self.hand()?, &format!("{NAME}/diff"), ownership, &below)?.fill(&mut reader, &mut || ())?;
+        let (below, owners, limits) = ([BELOW.to_owned()], self.owners.clone(), self.store.limits.clone());
+        let tree = Tree::new(self.hand()?, &format!("{NAME}/diff"), &owners, &below, &limits)?;
+        tree.fill(&mut reader, &mut || ())?;
         reader.finish().map(drop)
     }
 

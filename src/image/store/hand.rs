@@ -2,7 +2,8 @@
 //! read.
 //!
 //! What an archive says reaches the file system only as system calls that the hand makes, on paths that are resolved
-//! beneath a directory and over no link. Were one of them wrong, there is nothing else for it to reach.
+//! beneath a directory and over no link. Were one of them wrong, there is nothing else for it to reach than what others
+//! are making in the same store.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -10,7 +11,7 @@ use std::path::Path;
 
 use super::ownership::Owners;
 use crate::agent::{Agent, Arg, Calls};
-use crate::error::{Error, Layer, Result};
+use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Escaped;
 use crate::sandbox::Sandbox;
 use crate::sys::Errno;
@@ -26,8 +27,9 @@ pub(super) const OTHER: i32 = 7;
 const WORK: &str = "/work";
 const LAYERS: &str = "/layers";
 
-/// How long a message gets before it is sent.
-const MESSAGE: usize = 96 << 10;
+/// How long a message gets before it is sent. What is added at once, an extended attribute of 64 KiB for example, has
+/// to fit in behind it: `AgentData::MESSAGE_MAX`.
+const MESSAGE: usize = 80 << 10;
 
 /// How many messages may be on their way: enough that the hand never waits for the next.
 const AHEAD: usize = 4;
@@ -100,12 +102,17 @@ impl Hand {
         // The parent may not be open, and then the number is that one.
         match opened {
             Err((_, errno)) => Ok(Err(errno)),
-            Ok(()) => self.agent.take_fd(FILE).map(Ok),
+            Ok(()) => self.take(FILE).map(Ok),
         }
     }
 
-    /// Makes the directory `name` of the work the tree.
-    pub(super) fn enter(&mut self, name: &str) -> Result<()> {
+    /// Takes a descriptor of the agent's over.
+    pub(super) fn take(&mut self, number: i32) -> Result<OwnedFd> {
+        self.agent.take_fd(number)
+    }
+
+    /// Makes the directory `name` of the work the tree, and tells whether it is there.
+    pub(super) fn enter(&mut self, name: &str) -> Result<bool> {
         let path = format!("{WORK}/{name}");
         let entered = self.attempt(|calls| {
             close_from(calls, TREE);
@@ -113,7 +120,11 @@ impl Hand {
             // A parent, so that the numbers of what is opened later do not depend on whether there is one.
             open_at(calls, libc::AT_FDCWD, path.as_bytes(), libc::O_PATH | libc::O_DIRECTORY, 0);
         })?;
-        entered.map_err(|(_, Errno(errno))| Error::os(Layer::Image, "enter the work directory", errno))
+        match entered {
+            Ok(()) => Ok(true),
+            Err((_, Errno(libc::ENOENT))) => Ok(false),
+            Err((_, Errno(errno))) => Err(Error::os(Layer::Image, "enter the work directory", errno)),
+        }
     }
 
     /// Opens the tree of a finished layer.
@@ -139,9 +150,20 @@ impl Hand {
         let labels = self.sent.pop_front().unwrap_or_default();
         answer.map_err(|(index, Errno(errno))| {
             let label = labels.iter().rev().find(|(first, _)| *first <= index);
-            let name = label.map_or(&[][..], |(_, name)| name);
-            Error::os(Layer::Image, format!("unpack \"{}\"", Escaped(name)), errno)
+            failed("unpack", label.map_or(&[][..], |(_, name)| name), errno)
         })
+    }
+}
+
+/// What a failure is about: the image, if one entry contradicts another; else the host.
+pub(super) fn failed(verb: &str, entry: &[u8], errno: i32) -> Error {
+    let step = format!("{verb} \"{}\"", Escaped(entry));
+    match errno {
+        libc::EEXIST | libc::ENOTDIR | libc::EISDIR | libc::ELOOP => {
+            let cause = format!("another entry stands in its way: {}", std::io::Error::from_raw_os_error(errno));
+            Error::new(Layer::Image, ErrorKind::InvalidImage, step, cause).with_errno(errno)
+        }
+        _ => Error::os(Layer::Image, step, errno),
     }
 }
 
@@ -161,6 +183,12 @@ pub(super) fn create(calls: &mut Calls, dir: i32, name: &[u8]) {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let how = calls.words(&[flags.into(), 0o600.into(), RESOLVE.into()]);
     calls.call(libc::SYS_openat2, [dir.into(), path, how, HOW.into()]);
+}
+
+/// unlinkat(2) of whatever is no directory in `PARENT`, if it is there.
+pub(super) fn unlink(calls: &mut Calls, name: &[u8]) {
+    let name = path(calls, name);
+    calls.attempt(libc::SYS_unlinkat, [PARENT.into(), name, 0.into()]);
 }
 
 pub(super) fn close_from(calls: &mut Calls, first: i32) {

@@ -9,10 +9,13 @@
 //! DIR/empty/           nothing
 //! ```
 
+mod attributes;
 #[cfg(any(fuzzing, test))]
 mod fuzzing;
 mod hand;
 mod lock;
+mod lower;
+mod marks;
 mod ownership;
 mod remove;
 mod tree;
@@ -20,7 +23,8 @@ mod unpack;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Image, UnpackLimits};
@@ -39,7 +43,12 @@ pub(crate) use unpack::Stored;
 ///
 /// A layer is unpacked once, by whoever is first, and is there when it is whole: others wait for it. It is verified while it
 /// is unpacked, and trusted from then on; so the directory has to be the caller's alone. Unpacking is done by a process
-/// in a sandbox that has the new tree and the finished layers, and nothing else of the host.
+/// in a sandbox that has the new trees and, read-only, the finished layers, and nothing else of the host.
+///
+/// Where a layer says nothing of a directory that it has files in, the directory is as the layers below have it. A hard
+/// link to a file of a layer below is a copy of that file. Of the top directory, what the uppermost layer says counts; it
+/// has mode 755 if that one is silent. Devices, and extended attributes other than `user.*`, are left out:
+/// [`Image::left_out`].
 ///
 /// # Examples
 ///
@@ -69,12 +78,14 @@ pub struct Collected {
 }
 
 impl Store {
-    /// Opens the store in `dir`, and makes it if there is none.
+    /// Opens the store in `dir`, and makes it if there is none, with the directories above it: for the caller alone,
+    /// whatever the umask.
     ///
     /// # Errors
     ///
-    /// Where the directory belongs to somebody else, or others may write or enter it: who can change a layer changes what
-    /// runs. Where it can't be made.
+    /// - [`InvalidPolicy`](ErrorKind::InvalidPolicy): the directory belongs to somebody else, others may write or enter
+    ///   it, or everybody may rename it: who can change a layer changes what runs.
+    /// - [`Os`](ErrorKind::Os): it can't be made.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = std::path::absolute(dir.as_ref()).map_err(|error| failed("open the store", &error))?;
         make_dir(&dir)?;
@@ -127,7 +138,8 @@ impl Store {
     /// - [`InvalidImage`](ErrorKind::InvalidImage): a layer breaks its format, its digest or a limit; the error names the
     ///   entry. Nothing of the layer is left.
     /// - [`Os`](ErrorKind::Os): the kernel refused a step, for want of space for example. Nothing of the layer is left.
-    /// - [`Unsupported`](ErrorKind::Unsupported): the host lacks what the ownership needs.
+    /// - [`Unsupported`](ErrorKind::Unsupported): the host lacks what the ownership needs, or the caller has not the ids
+    ///   that files belong to.
     ///
     /// # Kernel
     ///
@@ -159,23 +171,18 @@ impl Store {
                 continue;
             }
             let path = self.dir.join("images").join(&entry);
-            match lock::try_lock(&path) {
-                Ok(Some(_lock)) => fs::remove_file(&path).map_err(|error| failed("remove the image", &error))?,
-                Ok(None) => {
-                    let cause = "the image is in use";
-                    return Err(Error::new(Layer::Image, ErrorKind::Os, "remove the image", cause)
-                        .with_errno(libc::EBUSY)
-                        .with_path(path));
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-                Err(error) => return Err(error),
-            }
+            let Some(_lock) = lock::try_lock(&path)? else {
+                return Err(Error::new(Layer::Image, ErrorKind::Os, "remove the image", "the image is in use")
+                    .with_errno(libc::EBUSY)
+                    .with_path(path));
+            };
+            fs::remove_file(&path).map_err(|error| failed("remove the image", &error).with_path(path))?;
         }
         Ok(())
     }
 
     /// Removes layers that belong to no image, and what unpacking has left behind that was killed. Waits until nobody
-    /// unpacks.
+    /// unpacks: called from the `progress` of [`unpack_with`](Store::unpack_with), it would wait for itself.
     ///
     /// # Errors
     ///
@@ -192,12 +199,15 @@ impl Store {
             if !used.contains(&layer) {
                 // Out of the way first: what is left of it, if this is interrupted, is no layer.
                 let [from, to] = ["layers", "work"].map(|dir| self.dir.join(dir).join(&layer));
-                fs::rename(from, to).map_err(|error| failed("remove a layer", &error))?;
+                if to.exists() {
+                    self.clear(std::slice::from_ref(&layer))?;
+                }
+                fs::rename(&from, to).map_err(|error| failed("remove a layer", &error).with_path(from))?;
                 collected.layers += 1;
             }
         }
         let remains = entries(&self.dir.join("work"))?;
-        collected.remains = remains.len() - collected.layers;
+        collected.remains = remains.len().saturating_sub(collected.layers);
         self.clear(&remains)?;
         // Nobody waits for one of these: that takes the shared lock.
         for lock in entries(&self.dir.join("locks"))? {
@@ -223,6 +233,20 @@ impl Store {
         Ok(())
     }
 
+    /// Removes what killed unpacking has left in the work directory: nobody has its lock.
+    fn sweep(&self) -> Result<()> {
+        for name in entries(&self.dir.join("work"))? {
+            if let Some(_lock) = lock::try_lock(&self.dir.join("locks").join(&name))? {
+                // Whoever made it may have come to an end just now.
+                if self.dir.join("work").join(&name).exists() {
+                    // What can't be removed is in nobody's way; `collect` tells why.
+                    let _ = self.clear(&[name]);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn lock(&self, how: FlockArg) -> Result<Locked> {
         lock::lock(&self.dir.join("lock"), how)
     }
@@ -240,24 +264,51 @@ fn entries(dir: &Path) -> Result<Vec<String>> {
 
 /// Makes a directory that is the caller's alone, if it is missing, with its parents.
 fn make_dir(dir: &Path) -> Result<()> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| failed("make the store", &error).with_path(dir))
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_dir(parent)?;
+    }
+    match make_one(dir, 0o700) {
+        // Somebody else was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made.map_err(|error| failed("make the store", &error).with_path(dir)),
+    }
 }
 
+/// Makes one directory, with just this mode: the umask of the host may take some of it, and a parent add to it.
+fn make_one(dir: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(mode).create(dir)?;
+    let made = fs::File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(dir)?;
+    if made.metadata()?.mode() & 0o7777 != mode {
+        // Just that directory, whatever is at the path by now.
+        let path = format!("/proc/self/fd/{}", made.as_raw_fd());
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// Refuses a directory that others may change, or whose place others may give to another.
 fn check(dir: &Path) -> Result<()> {
-    let metadata = fs::metadata(dir).map_err(|error| failed("open the store", &error).with_path(dir))?;
-    let refused = |cause: &str, hint: &str| {
+    let metadata = |dir: &Path| fs::metadata(dir).map_err(|error| failed("open the store", &error).with_path(dir));
+    let own = metadata(dir)?;
+    let refused = |dir: &Path, cause: &str, hint: &str| {
         Err(Error::invalid(Layer::Image, "open the store", cause).with_path(dir).with_hint(hint))
     };
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return refused("the directory belongs to somebody else", "every user needs a store of their own");
+    if own.uid() != nix::unistd::geteuid().as_raw() {
+        return refused(dir, "the directory belongs to somebody else", "every user needs a store of their own");
     }
-    match metadata.mode() & 0o077 {
-        0 => Ok(()),
-        _ => {
-            refused("others may use the directory", "choose one that does not exist, or remove their rights: chmod 700")
+    if own.mode() & 0o077 != 0 {
+        let hint = "choose one that does not exist, or remove their rights: chmod 700";
+        return refused(dir, "others may use the directory", hint);
+    }
+    for above in dir.ancestors().skip(1) {
+        if metadata(above)?.mode() & 0o1002 == 0o002 {
+            return refused(above, "everybody may rename what is in the directory", "choose another for the store");
         }
     }
+    Ok(())
 }
 
 fn failed(step: &str, error: &io::Error) -> Error {

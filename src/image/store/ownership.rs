@@ -61,6 +61,21 @@ impl Owners {
         [self.uid_map.clone(), self.gid_map.clone()]
     }
 
+    /// Whether files can belong to these ids, or need not.
+    pub(super) fn have(&self, (uid, gid): (u32, u32)) -> bool {
+        let holds = |map: &[IdMap], id| map.iter().any(|line| line.holds_inside(id));
+        self.ownership == Ownership::Caller || holds(&self.uid_map, uid) && holds(&self.gid_map, gid)
+    }
+
+    /// What ids of the host's are inside.
+    pub(super) fn inside(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let inside = |map: &[IdMap], id| {
+            let line = map.iter().find(|line| line.holds_outside(id))?;
+            Some(id - line.outside + line.inside)
+        };
+        Some((inside(&self.uid_map, uid)?, inside(&self.gid_map, gid)?))
+    }
+
     /// What tells the layers of one ownership from those of another, in their names.
     pub(super) fn tag(&self) -> &'static str {
         match self.ownership {

@@ -1,7 +1,7 @@
 //! Removes trees, whoever their files belong to.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::hand::{FILE, Hand, PARENT, TREE, close_from, open, path};
@@ -13,8 +13,17 @@ impl Hand {
     ///
     /// The hand may enter every directory, the host need not; so the host only reads what the hand has opened.
     pub(super) fn remove(&mut self, name: &str) -> Result<()> {
+        // From where its paths begin: with more before them, they could be too long.
+        if self.enter(&format!("{name}/diff"))? {
+            self.remove_below(Vec::new())?;
+        }
         self.enter(".")?;
-        let mut dirs = vec![name.as_bytes().to_vec()];
+        self.remove_below(name.as_bytes().to_vec())
+    }
+
+    /// Removes a directory below the tree; of the tree itself, which has no name, only what is in it.
+    fn remove_below(&mut self, first: Vec<u8>) -> Result<()> {
+        let mut dirs = vec![first];
         while let Some(dir) = dirs.last().cloned() {
             let below = self.empty(&dir)?;
             if below.is_empty() {
@@ -44,10 +53,14 @@ impl Hand {
             })?;
         }
         self.flush()?;
-        Ok(dirs.into_iter().map(|name| [dir, b"/", &name].concat()).collect())
+        let path = |name: Vec<u8>| if dir.is_empty() { name } else { [dir, b"/", &name].concat() };
+        Ok(dirs.into_iter().map(path).collect())
     }
 
     fn remove_dir(&mut self, dir: &[u8]) -> Result<()> {
+        if dir.is_empty() {
+            return Ok(());
+        }
         let above = dir.iter().rposition(|byte| *byte == b'/').map_or(&b""[..], |slash| &dir[..slash]);
         let name = &dir[if above.is_empty() { 0 } else { above.len() + 1 }..];
         let removed = self.attempt(|calls| {
@@ -86,10 +99,9 @@ fn list(dir: &OwnedFd) -> std::result::Result<(Names, Names), i32> {
         };
         if is_dir { &mut dirs } else { &mut files }.push(name.to_vec());
     }
-    let _ = dir.as_raw_fd();
     Ok((files, dirs))
 }
 
 fn failed(path: &[u8], Errno(errno): Errno) -> Error {
-    Error::os(Layer::Image, format!("remove {}", crate::plan::Escaped(path)), errno)
+    Error::os(Layer::Image, format!("remove \"{}\"", crate::plan::Escaped(path)), errno)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,7 +14,7 @@ use super::hand::Hand;
 use super::lock::{self, Locked};
 use super::ownership::{Owners, Ownership};
 use super::tree::{Notes, Tree};
-use super::{Store, failed};
+use super::{Store, failed, make_one};
 use crate::IdMap;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::image::layer::LayerReader;
@@ -101,7 +101,7 @@ impl Unpacking<'_> {
         made.map_err(|error| error.within(&format!("layer {} {}", index + 1, info.digest())))
     }
 
-    /// Whether a layer is there: alone, or made for just these layers below.
+    /// Whether a layer is there: made for any, or for just these layers below.
     fn find(&mut self, name: &str) -> Result<bool> {
         for name in [name.to_owned(), self.chained(name)] {
             if let Some(notes) = self.read_notes(&name)? {
@@ -113,7 +113,7 @@ impl Unpacking<'_> {
         Ok(false)
     }
 
-    /// The name of a layer that has something of those below.
+    /// The name of a layer that depends on those below: those that hide or have something of them, as engines name all.
     fn chained(&self, name: &str) -> String {
         let below = Sha256::digest(self.names.join("\n"));
         let digits: String = below.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -125,34 +125,41 @@ impl Unpacking<'_> {
         if work.exists() {
             self.store.clear(&[name.to_owned()])?;
         }
-        fs::DirBuilder::new().mode(0o700).create(&work).map_err(|error| failed("make a layer", &error))?;
-        let diff = work.join("diff");
-        fs::DirBuilder::new().mode(0o755).create(&diff).map_err(|error| failed("make a layer", &error))?;
-        let notes = self.fill(name, image, index, progress)?;
+        // Whatever takes descriptors comes before there is something to be removed.
+        let blob = image.open_layer(index)?.hashed_once();
+        self.start_hand()?;
+        for (dir, mode) in [(&work, 0o700), (&work.join("diff"), 0o755)] {
+            make_one(dir, mode).map_err(|error| failed("make a layer", &error).with_path(dir))?;
+        }
+        let notes = self.fill(name, blob, progress)?;
         write(&work.join("note"), &notes.to_text())?;
         // What is renamed to its place has to be on the disk.
         sync(&work)?;
-        let name = if notes.copies { self.chained(name) } else { name.to_owned() };
-        fs::rename(&work, self.store.dir.join("layers").join(&name)).map_err(|error| failed("make a layer", &error))?;
+        let name = if notes.chained { self.chained(name) } else { name.to_owned() };
+        let place = self.store.dir.join("layers").join(&name);
+        fs::rename(&work, &place).map_err(|error| failed("make a layer", &error).with_path(place))?;
         self.names.push(name);
         self.notes.push(notes);
         Ok(())
     }
 
-    fn fill(&mut self, name: &str, image: &Image, index: usize, progress: &mut dyn FnMut(u64)) -> Result<Notes> {
-        let blob = image.open_layer(index)?;
+    /// For the first layer that is missing, with a look at what others have left.
+    fn start_hand(&mut self) -> Result<()> {
+        if self.hand.is_none() {
+            self.store.sweep()?;
+            let [work, layers] = ["work", "layers"].map(|name| self.store.dir.join(name));
+            self.hand = Some(Hand::start(&work, &layers, self.owners)?);
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, name: &str, blob: LayerBlob, progress: &mut dyn FnMut(u64)) -> Result<Notes> {
+        let Some(hand) = &mut self.hand else { return Err(failed("make a layer", &io::ErrorKind::Other.into())) };
         let diff_id = blob.diff_id().clone();
         let read = Arc::new(AtomicU64::new(0));
         let mut reader = LayerReader::new(Counted { blob, read: read.clone() }, &self.store.limits)?;
-        let hand = match &mut self.hand {
-            Some(hand) => hand,
-            none => {
-                let [work, layers] = ["work", "layers"].map(|name| self.store.dir.join(name));
-                none.insert(Hand::start(&work, &layers, self.owners)?)
-            }
-        };
         let below: Vec<String> = self.names.iter().rev().cloned().collect();
-        let tree = Tree::new(hand, &format!("{name}/diff"), self.owners.ownership, &below)?;
+        let tree = Tree::new(hand, &format!("{name}/diff"), self.owners, &below, &self.store.limits)?;
         let notes = tree.fill(&mut reader, &mut || progress(read.load(Relaxed)))?;
         let totals = reader.finish()?;
         let found: String = totals.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -170,9 +177,11 @@ impl Unpacking<'_> {
         let lock = lock::lock(&record, FlockArg::LockShared)?;
         let text: String = names.iter().map(|name| format!("{name}\n")).collect();
         record_once(&lock, &text).map_err(|error| failed("record the image", &error).with_path(&record))?;
-        let mut dirs: Vec<_> = names.iter().map(|name| store.dir.join("layers").join(name).join("diff")).collect();
-        // Of one layer there is no overlay, which would hide its marks; and of none there is nothing.
-        if dirs.len() < 2 && notes.iter().all(|notes| notes.whiteouts) {
+        let first = notes.iter().rposition(|notes| notes.alone);
+        let shown = names.iter().skip(first.unwrap_or(0));
+        let mut dirs: Vec<_> = shown.map(|name| store.dir.join("layers").join(name).join("diff")).collect();
+        // Of one directory there is no overlay, which would hide its mark; and of none there is nothing.
+        if dirs.is_empty() || dirs.len() == 1 && first.is_some() {
             dirs.insert(0, store.dir.join("empty"));
         }
         let sum = |count: fn(&Notes) -> u64| notes.iter().map(count).sum();
@@ -213,14 +222,14 @@ impl Read for Counted {
 
 impl Notes {
     fn to_text(self) -> String {
-        let Notes { whiteouts, copies, devices, xattrs } = self;
-        format!("whiteouts {}\ncopies {}\ndevices {devices}\nxattrs {xattrs}\n", u8::from(whiteouts), u8::from(copies))
+        let Notes { chained, alone, devices, xattrs } = self;
+        format!("chained {}\nalone {}\ndevices {devices}\nxattrs {xattrs}\n", u8::from(chained), u8::from(alone))
     }
 
     fn from_text(text: &str) -> Option<Notes> {
-        let mut values = text.lines().zip(["whiteouts ", "copies ", "devices ", "xattrs "]);
+        let mut values = text.lines().zip(["chained ", "alone ", "devices ", "xattrs "]);
         let mut value = || values.next().and_then(|(line, key)| line.strip_prefix(key)?.parse::<u64>().ok());
-        Some(Notes { whiteouts: value()? != 0, copies: value()? != 0, devices: value()?, xattrs: value()? })
+        Some(Notes { chained: value()? != 0, alone: value()? != 0, devices: value()?, xattrs: value()? })
     }
 }
 
@@ -243,8 +252,14 @@ fn record_once(mut file: &fs::File, text: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes a new file, whose mode the umask of the host has no say in.
 fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).map_err(|error| failed("make a layer", &error).with_path(path))
+    let write = || {
+        let mut file = fs::File::create_new(path)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(text.as_bytes())
+    };
+    write().map_err(|error| failed("make a layer", &error).with_path(path))
 }
 
 /// syncfs(2): one call for all files of a tree.

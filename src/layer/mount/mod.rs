@@ -75,6 +75,7 @@ impl From<Source> for Root {
 pub(crate) enum Mount {
     Bind { source: PathBuf, target: PathBuf, write: bool },
     Tmpfs(Tmpfs),
+    Copy { source: PathBuf, target: Tmpfs },
     Dir(PathBuf),
     File { path: PathBuf, data: Content },
     Symlink { target: PathBuf, link: PathBuf },
@@ -209,6 +210,10 @@ fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()>
             Step::Bind { source, at, attributes: attr::NO_SUID | attr::NO_DEV | read_only }
         }
         Mount::Tmpfs(tmpfs) => tmpfs.lower()?,
+        Mount::Copy { source, target } => {
+            steps.push(target.lower()?);
+            copy(source, target.path())?
+        }
         Mount::Dir(path) => Step::Dir { at: inside_as(path, InsideKind::Dir, &format!("dir {}", shown(path)))? },
         Mount::File { path, data } => {
             let at = inside_as(path, InsideKind::File, &format!("file {}", shown(path)))?;
@@ -234,10 +239,23 @@ impl Mount {
     pub(crate) fn target(&self) -> &Path {
         match self {
             Mount::Bind { target, .. } => target,
-            Mount::Tmpfs(tmpfs) => tmpfs.path(),
+            Mount::Tmpfs(tmpfs) | Mount::Copy { target: tmpfs, .. } => tmpfs.path(),
             Mount::Dir(path) | Mount::File { path, .. } | Mount::Mask(path) => path,
             Mount::Symlink { link, .. } => link,
         }
+    }
+}
+
+/// The step that fills a tmpfs.
+fn copy(source: &Path, target: &Path) -> Result<Step> {
+    let words = format!("copy {} -> {}", shown(source), shown(target));
+    let at = inside_as(target, InsideKind::Dir, &words)?;
+    match host_path(source, &words)? {
+        (source, HostKind::Dir) => Ok(Step::Copy { source, at }),
+        (_, HostKind::Other) => Err(Error::invalid(Layer::Mount, words, "only directories are copied in")
+            .with_errno(libc::ENOTDIR)
+            .with_path(source)
+            .with_hint("Sandbox::file puts the content of a file there, and bind_ro the file itself")),
     }
 }
 

@@ -144,7 +144,7 @@ impl Seccomp {
     /// What Debian's profile of container engines decides otherwise is listed, with the reasons, in the tests of this crate.
     ///
     /// Refused are: keyrings; bpf, performance events, userfaultfd; io_uring; kexec and modules; mounts, chroot and
-    /// namespaces; tracing and reading other processes; sockets but for Unix, IPv4, IPv6 and routing netlink; feeding
+    /// namespaces; children that are the host's (CLONE_PARENT); tracing and reading other processes; sockets but for Unix, IPv4, IPv6 and routing netlink; feeding
     /// input to a terminal (TIOCSTI, TIOCLINUX); execution domains (personality) other than plain Linux; memory that the
     /// kernel can't see (memfd_secret); and what is obsolete, works on the hardware, or sets clocks and names.
     pub fn container() -> Self {

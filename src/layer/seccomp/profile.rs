@@ -122,6 +122,9 @@ const NAMESPACES: u64 = (libc::CLONE_NEWUSER
 /// clone(2) takes the signal of the child's end in the bits that CLONE_NEWTIME is one of.
 const CLONE_NAMESPACES: u64 = NAMESPACES & !(libc::CLONE_NEWTIME as u64);
 
+/// Makes a child of the host's, which the host would have to reap, and get the signal for.
+const CLONE_PARENT: u64 = libc::CLONE_PARENT as u64;
+
 /// The kernel takes these arguments as 32 bits.
 const LOW: u64 = 0xffff_ffff;
 
@@ -157,7 +160,7 @@ pub(super) fn rules() -> Vec<Rule> {
     // No new namespaces: inside one, a program has every capability over a kernel that was not built for that. The
     // flags of clone3 lie in memory, where a filter can't look: ENOSYS has libcs fall back to clone.
     rules.push(rule("clone", &[], EPERM));
-    rules.push(rule("clone", &[SyscallArg::masked_eq(0, CLONE_NAMESPACES, 0)], Action::Allow));
+    rules.push(rule("clone", &[SyscallArg::masked_eq(0, CLONE_NAMESPACES | CLONE_PARENT, 0)], Action::Allow));
     rules.push(rule("clone3", &[], ENOSYS));
     rules.push(rule("unshare", &[], EPERM));
     rules.push(rule("unshare", &[SyscallArg::masked_eq(0, NAMESPACES, 0)], Action::Allow));

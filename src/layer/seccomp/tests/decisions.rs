@@ -134,6 +134,11 @@ fn arguments_decide_where_flags_and_families_are_what_counts() {
             assert_eq!(decides(&program, "unshare", &[flags(namespace) | also]), eperm, "{namespace:x}");
         }
     }
+    assert_eq!(
+        decides(&program, "clone", &[flags(libc::CLONE_PARENT | libc::SIGCHLD)]),
+        eperm,
+        "a child of the host's"
+    );
     assert_eq!(decides(&program, "unshare", &[0x80]), eperm, "CLONE_NEWTIME");
     for allowed in [0, flags(libc::CLONE_FILES), flags(libc::CLONE_FS), flags(libc::CLONE_SYSVSEM)] {
         assert_eq!(decides(&program, "unshare", &[allowed]), ALLOW, "{allowed:x}");

@@ -42,7 +42,7 @@ const DEBIAN: &str = "/usr/share/containers/seccomp.json";
 
 /// Arguments of each sort that either filter looks at.
 fn samples() -> impl Iterator<Item = [u64; 6]> {
-    const FIRST: [u64; 24] = [
+    const FIRST: [u64; 25] = [
         0,
         1,
         2,
@@ -54,6 +54,7 @@ fn samples() -> impl Iterator<Item = [u64; 6]> {
         38,
         40,
         0x80,
+        0x8000,
         0x1001,
         0x1011,
         0x5005,
@@ -113,7 +114,8 @@ const DIFFERENCES: [(Answer, Answer, &str, &str); 16] = [
         Eperm,
         Allowed,
         "clone unshare",
-        "with the flags of namespaces alone: within a user namespace of its own a program reaches the kernel's root-only parts",
+        "with the flags of namespaces alone: within a user namespace of its own a program reaches the kernel's root-only parts; \
+         and with CLONE_PARENT: the child would be the host's",
     ),
     (Enosys, Allowed, "clone3", "it has the same flags in memory, where no filter sees them; libcs fall back to clone"),
     (Eperm, Allowed, "keyctl", "keyrings belong to the user, and not to the sandbox"),

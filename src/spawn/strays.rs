@@ -1,0 +1,72 @@
+//! Processes that a program has made children of the host's, instead of its own: clone(2), `CLONE_PARENT`.
+//!
+//! The default filter refuses that. Without it such a process, once dead, waits for the host to reap it; and init, which the
+//! kernel keeps until its namespace is empty, would wait with it, and the host for init.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Process;
+use crate::sys;
+
+/// How long init takes, in milliseconds, where nothing is in its way. A look too early finds nothing to do.
+const SOON: u8 = 50;
+
+/// How deep PID namespaces nest: pid_namespaces(7).
+const NESTED: usize = 32;
+
+/// How often it is looked for what can't be told from other children, before init is left to them.
+const PATIENCE: usize = 10;
+
+/// Reaps init, which has been killed, and first what keeps it from ending: `namespace` is the PID namespace.
+///
+/// To look into a process that has made itself not dumpable takes privilege on newer kernels, even if it is dead. Such a one
+/// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them.
+pub(super) fn wait(init: &Process, namespace: (u64, u64)) {
+    let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+    let mut unknown = 0;
+    while matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR)) {
+        let all_known = reap(init, namespace);
+        unknown = if all_known { 0 } else { unknown + 1 };
+        if unknown > PATIENCE {
+            return;
+        }
+    }
+    let _ = init.wait(0);
+}
+
+/// Reaps the children of the host's that are in the namespace and dead. No other child of the host's is touched: which
+/// namespace a process is in can be told until it is reaped. False means that there is one of which it can't.
+fn reap(init: &Process, namespace: (u64, u64)) -> bool {
+    let mut all_known = true;
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for pid in pids.filter(|pid| *pid != init.pid) {
+        // First the pidfd: it stands for one process, also if the number is another's by then.
+        let Ok(process) = sys::pidfd_open(pid) else { continue };
+        match File::open(format!("/proc/{pid}/ns/pid")) {
+            Ok(own) if is_within(&own, namespace) => drop(sys::wait(process.as_fd(), libc::WNOHANG)),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => all_known &= !is_zombie_of_ours(pid),
+            _ => {}
+        }
+    }
+    all_known
+}
+
+/// Whether a PID namespace is this one, or one below.
+fn is_within(own: &File, namespace: (u64, u64)) -> bool {
+    let is_it = |file: BorrowedFd<'_>| sys::fstat(file).is_ok_and(|stat| (stat.device, stat.inode) == namespace);
+    let above = |inner: BorrowedFd<'_>| sys::parent_namespace(inner).ok().map(OwnedFd::from);
+    let mut outer = std::iter::successors(above(own.as_fd()), |inner| above(inner.as_fd())).take(NESTED);
+    is_it(own.as_fd()) || outer.any(|file| is_it(file.as_fd()))
+}
+
+/// Whether a process is a child of the host's that has ended: proc_pid_stat(5).
+fn is_zombie_of_ours(pid: libc::pid_t) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.next() == Some("Z") && fields.next() == Some(&*std::process::id().to_string())
+}
