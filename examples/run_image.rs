@@ -7,23 +7,41 @@
 //!
 //! The image is a tar archive or a directory, as `docker save`, `podman save`, `skopeo` and `umoci` write them. Its layers are
 //! unpacked once, into the caller's own store. Without a command, that of the image is run. What the program writes is
-//! gone at the end; there is no network. The exit code is the program's.
+//! gone at the end; there is no network. The exit code is the program's, and 125 where it could not
+//! be started.
 
-use std::error::Error;
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
-use belljar::{Image, Progress, Rootfs, Sandbox, Store};
+use belljar::{Error, Image, Progress, Rootfs, Sandbox, Store};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    let [image, command @ ..] = args.as_slice() else { return Err("usage: run_image IMAGE [COMMAND ARGS...]".into()) };
+    let code = match args.as_slice() {
+        [image, command @ ..] => run(image.as_ref(), command).unwrap_or_else(|error| {
+            eprintln!("run_image: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("{hint}");
+            }
+            125
+        }),
+        [] => {
+            eprintln!("usage: run_image IMAGE [COMMAND ARGS...]");
+            2
+        }
+    };
+    std::process::exit(code)
+}
+
+fn run(image: &Path, command: &[OsString]) -> Result<i32, Error> {
     let image = Store::open_default()?.unpack_with(&Image::open(image)?, show)?;
     let sandbox = Sandbox::from_image(&image).rootfs(Rootfs::image(&image).ephemeral());
     let outcome = match command {
         [] => sandbox.default_command()?.status()?,
         [program, args @ ..] => sandbox.command(program).args(args).status()?,
     };
-    std::process::exit(outcome.code().or(outcome.signal().map(|signal| 128 + signal)).unwrap_or(1))
+    Ok(outcome.code().or(outcome.signal().map(|signal| 128 + signal)).unwrap_or(1))
 }
 
 /// Draws a bar, if there is a terminal to draw it on.

@@ -31,6 +31,8 @@ pub struct Command {
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: BTreeMap<OsString, OsString>,
+    /// Whether HOME is left to the image: neither its Env nor the caller has a say in it.
+    pub(crate) home_of_image: bool,
     pub(crate) directory: Option<PathBuf>,
     stdin: Option<Stdio>,
     stdout: Option<Stdio>,
@@ -47,9 +49,13 @@ pub struct Command {
 impl Command {
     pub(crate) fn new(sandbox: Arc<Sandbox>, program: &OsStr) -> Self {
         #[cfg_attr(not(feature = "image"), expect(unused_mut, reason = "an image has more"))]
-        let mut env: BTreeMap<_, _> = DEFAULT_ENV.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let mut home_of_image = false;
+        #[cfg_attr(not(feature = "image"), expect(unused_mut, reason = "an image has more"))]
+        let mut env: BTreeMap<OsString, OsString> =
+            DEFAULT_ENV.iter().map(|(name, value)| (name.into(), value.into())).collect();
         #[cfg(feature = "image")]
         if let Some(image) = &sandbox.image {
+            home_of_image = image.config().env().all(|(name, _)| name != "HOME");
             env.extend(image.config().env().map(|(name, value)| (name.into(), value.into())));
         }
         Self {
@@ -57,6 +63,7 @@ impl Command {
             program: program.to_owned(),
             args: Vec::new(),
             env,
+            home_of_image,
             directory: None,
             stdin: None,
             stdout: None,
@@ -86,6 +93,7 @@ impl Command {
 
     /// Sets a variable of the environment; a later value replaces an earlier one.
     pub fn env(&mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
+        self.home_of_image &= name.as_ref() != "HOME";
         self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
@@ -100,6 +108,7 @@ impl Command {
 
     /// Removes a variable of the environment.
     pub fn env_remove(&mut self, name: impl AsRef<OsStr>) -> &mut Self {
+        self.home_of_image &= name.as_ref() != "HOME";
         self.env.remove(name.as_ref());
         self
     }
@@ -107,6 +116,7 @@ impl Command {
     /// Removes every variable, those of the minimum included. A program named without a slash is still looked for in
     /// the default `PATH`.
     pub fn env_clear(&mut self) -> &mut Self {
+        self.home_of_image = false;
         self.env.clear();
         self
     }

@@ -174,6 +174,9 @@ mod compile;
 #[cfg(feature = "image")]
 mod distroless;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 #[cfg(feature = "image")]
 mod image;

@@ -15,6 +15,7 @@ mod platform;
 mod run;
 mod signal;
 mod source;
+mod stacked;
 mod store;
 mod users;
 
@@ -31,9 +32,13 @@ pub use commit::Commit;
 pub use config::ImageConfig;
 use digest::{Digest, Verified};
 pub use layer::UnpackLimits;
+#[cfg(fuzzing)]
+pub(crate) use layer::{Kind, LayerReader};
 use load::Loaded;
 pub(crate) use run::{Settled, settle};
 use source::{Section, Source};
+#[cfg(fuzzing)]
+pub use store::Applier;
 pub(crate) use store::Stored;
 pub use store::{Collected, Ownership, Progress, Store};
 

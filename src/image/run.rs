@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use super::config::ImageConfig;
 use super::users::Accounts;
-use super::{Image, Store, Stored, digest, invalid, shown};
+use super::{Image, Ownership, Store, Stored, digest, invalid, shown};
 use crate::command::Command;
 use crate::error::{Error, Layer, Result};
 use crate::layer::mount::{Mount, Source, Tmpfs};
+use crate::layer::namespaces::Namespaces;
 use crate::rootfs::Rootfs;
 use crate::sandbox::Sandbox;
 
@@ -29,14 +30,17 @@ impl Sandbox {
     ///
     /// - **Root**: its layers, read-only: [`Rootfs::image`]. To let the program write there, set
     ///   [`rootfs`](Sandbox::rootfs) to [`Rootfs::image`] with [`ephemeral`](Rootfs::ephemeral), for example.
-    /// - **Env**: every [`command`](Sandbox::command) has it, over the documented minimum.
+    /// - **Env**: every [`command`](Sandbox::command) has it, over the documented minimum. Where it has no `HOME`, that is
+    ///   the home directory of the user in the image's own /etc/passwd, if there is one.
     /// - **Entrypoint** and **Cmd**: [`default_command`](Sandbox::default_command) and
     ///   [`entrypoint`](Sandbox::entrypoint) run them; `command` runs something else.
     /// - **WorkingDir**: where a command starts, unless it has a [`current_dir`](Command::current_dir). It is made if
     ///   it is missing.
     /// - **User**: the ids that the program runs as, unless [`user`](Sandbox::user) sets them; root if the image names
-    ///   none. They are mapped to the caller, unless there is a map. Names are read from the image's own /etc/passwd
-    ///   and /etc/group. Supplementary groups of the image's are not set: a map of one id has none.
+    ///   none. They are mapped to the caller, unless there is a map, or its files belong to ids of their own
+    ///   ([`Ownership::Root`], [`Ownership::Subordinate`]): then a user other than root is mapped to whom its files belong
+    ///   to, like all others. Names are read from the image's own /etc/passwd and /etc/group. Supplementary groups of
+    ///   the image's are not set.
     /// - **Volumes**: each is a [`Tmpfs`], empty, unless something else is mounted there.
     ///
     /// What is not protected: the values are the image author's. A variable like `LD_PRELOAD` has its effect, inside.
@@ -112,6 +116,9 @@ pub(crate) fn settle(command: &Command) -> Result<Option<Settled>> {
     let image = Arc::make_mut(&mut command.sandbox).image.take();
     if let Some(image) = image {
         fill(&mut command, image.config(), &root.root.source)?;
+        if let Some(stored) = &stored {
+            map(Arc::make_mut(&mut command.sandbox), stored);
+        }
     }
     Arc::make_mut(&mut command.sandbox).rootfs = Some(root);
     Ok(Some(Settled { command, stored }))
@@ -131,10 +138,8 @@ fn layers(mut root: Rootfs) -> Result<(Rootfs, Option<Arc<Stored>>)> {
 
 /// Fills in what the caller has left open.
 fn fill(command: &mut Command, config: &ImageConfig, root: &Source) -> Result<()> {
+    identify(command, config, root)?;
     let sandbox = Arc::make_mut(&mut command.sandbox);
-    if sandbox.ids.user.is_none() {
-        sandbox.ids.user = Some(user(config, root)?);
-    }
     let mut mounts = volumes(config, &sandbox.mounts)?;
     mounts.append(&mut sandbox.mounts);
     if command.directory.is_none() {
@@ -142,14 +147,44 @@ fn fill(command: &mut Command, config: &ImageConfig, root: &Source) -> Result<()
         // Last, so that it is made in what is mounted above it.
         mounts.extend(command.directory.clone().filter(|dir| dir != Path::new("/")).map(Mount::Dir));
     }
-    sandbox.mounts = mounts;
+    Arc::make_mut(&mut command.sandbox).mounts = mounts;
     Ok(())
 }
 
-/// The ids of the image's user; the files are only looked at where they are needed.
-fn user(config: &ImageConfig, root: &Source) -> Result<(u32, u32)> {
+/// Fills in the ids of the image's user, and the home directory of whoever it is. Files are only looked at for that.
+fn identify(command: &mut Command, config: &ImageConfig, root: &Source) -> Result<()> {
+    let asked = command.sandbox.ids.user;
+    let named = asked.is_none() && !config.user().is_empty();
+    let accounts = match named || command.home_of_image {
+        true => accounts(config, root),
+        false => Ok(Accounts::default()),
+    };
+    // A home is nothing that anybody has asked for.
+    let accounts = if named { accounts? } else { accounts.unwrap_or_default() };
+    let user = match asked {
+        Some(ids) => accounts.known(ids),
+        None => accounts.resolve(config.user())?,
+    };
+    Arc::make_mut(&mut command.sandbox).ids.user = Some(user.ids);
+    if let Some(home) = user.home.filter(|_| command.home_of_image) {
+        command.env.insert("HOME".into(), home);
+    }
+    Ok(())
+}
+
+/// Lets a user of the image's be whoever its files belong to, where they belong to several. Its root is the caller in any
+/// case, which takes one id and less time.
+fn map(sandbox: &mut Sandbox, stored: &Stored) {
+    let ids = &mut sandbox.ids;
+    let mapped = !ids.uid_map.is_empty() || !ids.gid_map.is_empty();
+    let own = sandbox.namespaces.unwrap_or_default().contains(Namespaces::USER);
+    if own && !mapped && ids.user != Some((0, 0)) && stored.ownership != Ownership::Caller {
+        [ids.uid_map, ids.gid_map] = stored.maps.clone();
+    }
+}
+
+fn accounts(config: &ImageConfig, root: &Source) -> Result<Accounts> {
     let dirs: &[PathBuf] = match root {
-        _ if config.user().is_empty() => &[],
         Source::Dir(dir) => std::slice::from_ref(dir),
         Source::Layers(dirs) => dirs,
         // The host's accounts are not the image's.
@@ -161,7 +196,7 @@ fn user(config: &ImageConfig, root: &Source) -> Result<(u32, u32)> {
     };
     // The uppermost has the last word.
     let dirs = dirs.iter().rev().map(open).collect::<Result<Vec<_>>>()?;
-    Accounts::read(&dirs)?.resolve(config.user())
+    Accounts::read(&dirs, config.user())
 }
 
 fn volumes(config: &ImageConfig, mounts: &[Mount]) -> Result<Vec<Mount>> {

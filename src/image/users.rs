@@ -1,14 +1,15 @@
 //! Users by name: passwd(5) and group(5) of an image, read by us. The C library would load code for that, and the
 //! host's at best.
 
-use std::ffi::CStr;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 
-use super::{digest, invalid, shown};
+use super::{digest, invalid, shown, stacked};
 use crate::error::{Error, Layer, Result};
-use crate::sys::{self, Errno};
+use crate::sys::Errno;
 
 /// The most that is read of either file. A line can't be longer.
 const FILE_MAX: u64 = 1 << 20;
@@ -23,32 +24,47 @@ enum Id<'a> {
 /// The files that know names. A file that is missing is empty.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    pub(super) passwd: Vec<u8>,
-    pub(super) group: Vec<u8>,
+    passwd: Vec<u8>,
+    group: Vec<u8>,
+}
+
+/// Who a program runs as.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) ids: (u32, u32),
+    /// The home directory, if passwd(5) knows the user and has one.
+    pub(super) home: Option<OsString>,
 }
 
 impl Accounts {
     /// Reads them in a root file system, made of layers that may have been made to lead elsewhere: the uppermost first.
-    pub(super) fn read(layers: &[impl AsFd]) -> Result<Self> {
-        Ok(Self { passwd: read_first(layers, c"etc/passwd")?, group: read_first(layers, c"etc/group")? })
+    ///
+    /// group(5) only for a `user` that names a group.
+    pub(super) fn read(layers: &[impl AsFd], user: &str) -> Result<Self> {
+        let named = user.split_once(':').is_some_and(|(_, group)| !group.bytes().all(|byte| byte.is_ascii_digit()));
+        let group = if named { read(layers, "etc/group")? } else { Vec::new() };
+        Ok(Self { passwd: read(layers, "etc/passwd")?, group })
     }
 
     /// The ids of `user`: `""` (root), `user` or `user:group`, each a number or a name.
     ///
     /// Without a group it is that of the user in passwd(5), or 0 for a number that is not there: as engines have it.
-    pub(super) fn resolve(&self, user: &str) -> Result<(u32, u32)> {
+    pub(super) fn resolve(&self, user: &str) -> Result<User> {
         if user.is_empty() {
-            return Ok((0, 0));
+            return Ok(self.known((0, 0)));
         }
         let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
         let unknown = |what: &str, name: &str| {
             let cause = format!("the image's /etc/{what} has no \"{}\"", shown(name));
             Err(invalid("User", cause).with_path(format!("/etc/{what}")))
         };
-        let (uid, own_gid) = match id(name)? {
-            Id::Number(uid) => (uid, self.group_of(uid).unwrap_or(0)),
-            Id::Name(name) => match self.user(name) {
-                Some(ids) => ids,
+        let (uid, own_gid, home) = match id(name)? {
+            Id::Number(uid) => match self.users().find(|(entry, _)| entry.id == uid) {
+                Some((entry, gid)) => (uid, gid, entry.home()),
+                None => (uid, 0, None),
+            },
+            Id::Name(name) => match self.users().find(|(entry, _)| entry.name == name.as_bytes()) {
+                Some((entry, gid)) => (entry.id, gid, entry.home()),
                 None => return unknown("passwd", name),
             },
         };
@@ -60,16 +76,18 @@ impl Accounts {
                 None => return unknown("group", name),
             },
         };
-        Ok((uid, gid))
+        Ok(User { ids: (uid, gid), home })
     }
 
-    fn user(&self, name: &str) -> Option<(u32, u32)> {
-        let mut users = entries(&self.passwd).filter_map(|entry| Some((entry.name, entry.id, entry.group?)));
-        users.find(|(known, ..)| *known == name.as_bytes()).map(|(_, uid, gid)| (uid, gid))
+    /// The user with these ids.
+    pub(super) fn known(&self, ids: (u32, u32)) -> User {
+        let home = self.users().find(|(entry, _)| entry.id == ids.0).and_then(|(entry, _)| entry.home());
+        User { ids, home }
     }
 
-    fn group_of(&self, uid: u32) -> Option<u32> {
-        entries(&self.passwd).filter(|entry| entry.id == uid).find_map(|entry| entry.group)
+    /// The lines of passwd(5), and their groups.
+    fn users(&self) -> impl Iterator<Item = (Entry<'_>, u32)> {
+        entries(&self.passwd).filter_map(|entry| entry.group.map(|gid| (entry, gid)))
     }
 }
 
@@ -87,12 +105,22 @@ fn id(text: &str) -> Result<Id<'_>> {
         .ok_or_else(|| invalid("User", format!("{} is not an id: they end at 4294967294", shown(text))))
 }
 
-/// A line of either file: `name:password:id`, and in passwd(5) the id of the group. Lines without that are passed over,
-/// as the C library does.
+/// A line of either file: `name:password:id`, and in passwd(5) the id of the group, a comment and the home directory. Lines
+/// without that are passed over, as the C library does.
+#[derive(Clone, Copy)]
 struct Entry<'a> {
     name: &'a [u8],
     id: u32,
     group: Option<u32>,
+    home: &'a [u8],
+}
+
+impl Entry<'_> {
+    /// A relative one is nobody's home.
+    fn home(self) -> Option<OsString> {
+        let whole = self.home.starts_with(b"/") && !self.home.contains(&0);
+        whole.then(|| OsString::from_vec(self.home.to_vec()))
+    }
 }
 
 fn entries(content: &[u8]) -> impl Iterator<Item = Entry<'_>> {
@@ -104,31 +132,15 @@ fn entries(content: &[u8]) -> impl Iterator<Item = Entry<'_>> {
             let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
             digits.parse().ok().filter(|number| plain && *number != u32::MAX)
         };
-        Some(Entry { name, id: number(1)?, group: number(0) })
+        let (id, group) = (number(1)?, number(0));
+        Some(Entry { name, id, group, home: fields.nth(1).unwrap_or_default() })
     })
 }
 
-/// The file of the uppermost layer that has one, or has the mark of one that is removed.
-fn read_first(layers: &[impl AsFd], path: &CStr) -> Result<Vec<u8>> {
-    for layer in layers {
-        if let Some(content) = read_file(layer.as_fd(), path)? {
-            return Ok(content);
-        }
-    }
-    Ok(Vec::new())
-}
-
-fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Option<Vec<u8>>> {
-    let step = || format!("read /{}", shown(path.to_bytes()));
-    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-    let file: OwnedFd = match sys::openat2(root, path, flags, 0, resolve) {
-        Ok(file) => file.into(),
-        Err(Errno(libc::ENOENT | libc::ENOTDIR)) => return Ok(None),
-        // A device 0/0 has no driver.
-        Err(Errno(libc::ENXIO)) => return Ok(Some(Vec::new())),
-        Err(Errno(errno)) => return Err(Error::os(Layer::Image, step(), errno)),
-    };
+fn read(layers: &[impl AsFd], path: &str) -> Result<Vec<u8>> {
+    let step = || format!("read /{path}");
+    let opened = stacked::open(layers, path).map_err(|Errno(errno)| Error::os(Layer::Image, step(), errno))?;
+    let Some(file) = opened else { return Ok(Vec::new()) };
     let file = File::from(file);
     let metadata = file.metadata().map_err(|error| digest::error(step(), error))?;
     if !metadata.is_file() {
@@ -138,14 +150,14 @@ fn read_file(root: BorrowedFd<'_>, path: &CStr) -> Result<Option<Vec<u8>>> {
     file.take(FILE_MAX + 1).read_to_end(&mut content).map_err(|error| digest::error(step(), error))?;
     match content.len() as u64 > FILE_MAX {
         true => Err(invalid(step(), format!("it has more than {FILE_MAX} bytes"))),
-        false => Ok(Some(content)),
+        false => Ok(content),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::symlink;
 
     fn accounts() -> Accounts {
@@ -172,7 +184,7 @@ mod tests {
             ("twice:0", (7, 0)),
             ("last", (11, 12)),
         ] {
-            assert_eq!(accounts.resolve(user).unwrap(), ids, "{user}");
+            assert_eq!(accounts.resolve(user).unwrap().ids, ids, "{user}");
         }
         for user in [
             "0x0",
@@ -202,10 +214,23 @@ mod tests {
     }
 
     #[test]
+    fn a_home_is_that_of_the_name_or_the_number() {
+        let passwd = b"root:x:0:0:root:/root:/bin/sh\none:x:5:5::/one:/bin/sh\nother:x:5:6::/other\nnone:x:7:7::\n\
+            here:x:8:8::here:\nshort:x:9:9";
+        let accounts = Accounts { passwd: passwd.to_vec(), group: Vec::new() };
+        let home = |user| accounts.resolve(user).unwrap().home.map(|home| home.into_string().unwrap());
+        let homes = ["", "root", "5", "other:0", "6", "none", "here", "short"].map(home);
+        let expected = ["/root", "/root", "/one", "/other"].map(|home| Some(home.to_owned()));
+        assert_eq!(homes[..4], expected);
+        assert_eq!(homes[4..], [const { None }; 4]);
+        assert_eq!(accounts.known((5, 9)), User { ids: (5, 9), home: Some("/one".into()) });
+    }
+
+    #[test]
     fn the_files_are_those_of_the_root_and_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let root: OwnedFd = File::open(dir.path()).unwrap().into();
-        let read = || Accounts::read(&[root.as_fd()]);
+        let read = || Accounts::read(&[root.as_fd()], "0:name");
         assert!(read().unwrap().passwd.is_empty());
         let (etc, passwd) = (dir.path().join("etc"), dir.path().join("etc/passwd"));
         std::fs::create_dir(&etc).unwrap();
@@ -213,7 +238,7 @@ mod tests {
         symlink("/../../../etc/real", &passwd).unwrap();
         assert!(read().unwrap().passwd.is_empty());
         std::fs::write(etc.join("real"), "me:x:5:6:::\n").unwrap();
-        assert_eq!(read().unwrap().resolve("me").unwrap(), (5, 6));
+        assert_eq!(read().unwrap().resolve("me").unwrap().ids, (5, 6));
         std::fs::remove_file(&passwd).unwrap();
         symlink("/proc/self/environ", &passwd).unwrap();
         assert!(read().unwrap().passwd.is_empty());

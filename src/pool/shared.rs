@@ -1,13 +1,14 @@
 //! What a pool, its commands and its thread share.
 
 use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::start::{Parked, default_directory};
+use super::start::{Parked, defaults};
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
 use crate::sandbox::Sandbox;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     filters: Vec<Step>,
     /// Where the agents are.
     directory: PathBuf,
+    /// The home directory that an image gives to its user.
+    home: Option<OsString>,
     /// The process that has started what waits: not a fork of it.
     owner: u32,
     size: usize,
@@ -61,9 +64,9 @@ impl Shared {
         };
         let mut filters = Vec::new();
         sandbox.seccomp.as_ref().map_or(Ok(()), |named| named.lower(&mut filters))?;
-        let directory = default_directory(sandbox)?;
+        let (directory, home) = defaults(sandbox)?;
         let (state, changed, owner) = (Mutex::new(state), Condvar::new(), std::process::id());
-        Ok(Self { sandbox: sandbox.clone(), filters, directory, owner, size, state, changed })
+        Ok(Self { sandbox: sandbox.clone(), filters, directory, home, owner, size, state, changed })
     }
 
     pub(super) fn sandbox(&self) -> &Arc<Sandbox> {
@@ -72,6 +75,10 @@ impl Shared {
 
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub(super) fn home(&self) -> Option<&OsStr> {
+        self.home.as_deref()
     }
 
     /// Whether this process is the one that has made the pool.

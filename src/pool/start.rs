@@ -1,6 +1,7 @@
 //! A parked sandbox, and starting a program in it.
 
-use std::ffi::CString;
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
@@ -49,16 +50,25 @@ impl Parked {
     }
 }
 
-/// Where a parked agent is: in the directory of its image, if that names one.
+/// What an image says of every command: where it starts, which is where a parked agent is, and its home directory.
 #[cfg(feature = "image")]
-pub(super) fn default_directory(sandbox: &Arc<Sandbox>) -> Result<PathBuf> {
+pub(super) fn defaults(sandbox: &Arc<Sandbox>) -> Result<(PathBuf, Option<OsString>)> {
     let settled = crate::image::settle(&Command::new(sandbox.clone(), "".as_ref()))?;
-    Ok(settled.and_then(|settled| settled.command.directory).unwrap_or_else(|| PathBuf::from("/")))
+    let Some(command) = settled.map(|settled| settled.command) else { return Ok((PathBuf::from("/"), None)) };
+    let home = command.env.get(OsStr::new("HOME")).filter(|_| command.home_of_image).cloned();
+    Ok((command.directory.unwrap_or_else(|| PathBuf::from("/")), home))
 }
 
 #[cfg(not(feature = "image"))]
-pub(super) fn default_directory(_: &Arc<Sandbox>) -> Result<PathBuf> {
-    Ok(PathBuf::from("/"))
+pub(super) fn defaults(_: &Arc<Sandbox>) -> Result<(PathBuf, Option<OsString>)> {
+    Ok((PathBuf::from("/"), None))
+}
+
+/// The environment of a command, which starts with that of its image.
+fn environment(command: &Command, home: Option<&OsStr>) -> BTreeMap<OsString, OsString> {
+    let mut env = command.env.clone();
+    env.extend(home.filter(|_| command.home_of_image).map(|home| ("HOME".into(), home.to_owned())));
+    env
 }
 
 /// What is sent to an agent: calls, with descriptors and the numbers that they are to have.
@@ -84,7 +94,8 @@ pub(crate) fn start(
     let directory = directory.map(|directory: &Path| process::directory(Some(directory))).transpose()?;
     let mut wiring = Wiring::open(&steps, &given)?;
     let sent = sent(&steps, &wiring);
-    Program { program: &command.program, args: &command.args, env: command.env.clone() }.lower(&mut steps)?;
+    Program { program: &command.program, args: &command.args, env: environment(command, shared.home()) }
+        .lower(&mut steps)?;
     let order = order(shared.filters(), directory, sent, steps.last())?;
     if !order.calls.fits() {
         return Ok(None);

@@ -191,7 +191,13 @@ pub(crate) fn send_fd(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<()> 
 pub(crate) fn receive_fd(socket: BorrowedFd<'_>) -> Result<Fd> {
     let mut control = PassedFd::new(-1);
     control.length = 0;
-    let received = message(libc::SYS_recvmsg, socket, &mut control, libc::MSG_CMSG_CLOEXEC)?;
+    let received = loop {
+        match message(libc::SYS_recvmsg, socket, &mut control, libc::MSG_CMSG_CLOEXEC) {
+            // A handler of the host's has run.
+            Err(Errno(libc::EINTR)) => {}
+            result => break result?,
+        }
+    };
     match received == 1 && control.length == PassedFd::LENGTH && control.kind == libc::SCM_RIGHTS {
         true => Ok(Fd(control.fd)),
         false => Err(Errno(libc::EPIPE)),

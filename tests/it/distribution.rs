@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use belljar::{ErrorKind, Rootfs, Sandbox};
+use belljar::{Capabilities, ErrorKind, IdMap, Rootfs, Sandbox};
 
 use crate::harness::{is_root, real, sh, temp_dir};
 use crate::skip;
@@ -146,4 +146,112 @@ fn a_copy_leaves_out_what_the_caller_may_not_read() {
     let copied =
         sh(&Sandbox::new().rootfs(Rootfs::dir(&tree).copied()), "test -e /etc/shadow && echo there || echo left out");
     assert_eq!(copied, if readable { "there\n" } else { "left out\n" });
+}
+
+/// The roots of three glibc generations, as far as they are there.
+fn releases() -> Vec<(&'static str, PathBuf)> {
+    ["bullseye", "trixie", "sid"].into_iter().filter_map(|suite| Some((suite, crate::fixtures::root(suite)?))).collect()
+}
+
+#[test]
+fn the_programs_of_three_releases_run_on_this_kernel() {
+    let releases = releases();
+    if releases.len() < 3 {
+        skip!("roots are missing in BELLJAR_TEST_CACHE: run tests/make-rootfs.sh for bullseye, trixie and sid");
+    }
+    let script = "
+        dpkg -l | grep -c ^ii >/dev/null && dpkg --audit
+        perl -MPOSIX -MSocket -e 'my $p = fork // die; exit 3 unless $p; waitpid $p, 0; print $? >> 8, \"\\n\"; socketpair(my $a, my $b, AF_UNIX, SOCK_STREAM, 0) or die $!'
+        bash -c 'set -o pipefail; seq 1000 | sort -rn | head -n 1; cat < <(echo substituted)' || test $? = 141
+        find /usr/bin -type f | wc -l | awk '$1 > 100 { print \"many\" }'
+        cd /tmp && tar cf - /usr/share/doc/base-files 2>/dev/null | gzip | tar tzf - | wc -l | awk '$1 > 2 { print \"packed\" }'
+        date -u -d @0 +%Y; id -un; getent passwd daemon | cut -d: -f1,3; nproc | grep -c '^[0-9]'; timeout 5 sleep 0
+    ";
+    for (suite, root) in releases {
+        let said = sh(&Sandbox::new().rootfs(Rootfs::dir(root)).user(0, 0), script);
+        assert_eq!(said, "3\n1000\nsubstituted\nmany\npacked\n1970\nroot\ndaemon:1\n1\n", "{suite}");
+    }
+}
+
+/// Makes a package with a script of its own, installs it and removes it. Setgroups(2) is denied in every sandbox, and so
+/// apt has to do without its own.
+const INSTALL_PACKAGE: &str = "
+    mkdir -p /tmp/p/DEBIAN /tmp/p/usr/bin /tmp/p/etc
+    printf 'Package: belljar-made\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@example.org>\\nDescription: x\\nDepends: dpkg\\n' >/tmp/p/DEBIAN/control
+    printf '#!/bin/sh\\nset -e\\necho configured $1 >/etc/made.log\\n' >/tmp/p/DEBIAN/postinst
+    printf '/etc/made.conf\\n' >/tmp/p/DEBIAN/conffiles
+    echo conf >/tmp/p/etc/made.conf
+    printf '#!/bin/sh\\necho made\\n' >/tmp/p/usr/bin/made
+    chmod 755 /tmp/p/DEBIAN/postinst /tmp/p/usr/bin/made
+    dpkg-deb --root-owner-group --build /tmp/p /tmp/made.deb >/dev/null
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -qq -y -o APT::Sandbox::User=root /tmp/made.deb >/tmp/log 2>&1 || { cat /tmp/log >&2; exit 1; }
+    made; cat /etc/made.log; dpkg-query -W -f '${Status}\\n' belljar-made
+    apt-get remove -qq -y -o APT::Sandbox::User=root --purge belljar-made >/tmp/log 2>&1 || { cat /tmp/log >&2; exit 1; }
+    test ! -e /usr/bin/made && test ! -e /etc/made.conf && echo gone
+";
+
+const INSTALLED: &str = "made\nconfigured configure\ninstall ok installed\ngone\n";
+
+/// What apt and dpkg need to be somebody else for a moment, and to give files away.
+fn packager() -> Capabilities {
+    Capabilities::CHOWN
+        | Capabilities::DAC_OVERRIDE
+        | Capabilities::FOWNER
+        | Capabilities::FSETID
+        | Capabilities::SETUID
+        | Capabilities::SETGID
+}
+
+#[test]
+fn packages_are_installed_by_root_and_by_anybody_in_a_copy() {
+    for (suite, root) in releases() {
+        let copied = Sandbox::new().rootfs(Rootfs::dir(&root).copied()).user(0, 0);
+        assert_eq!(sh(&copied, INSTALL_PACKAGE), INSTALLED, "{suite}, copied");
+        if is_root() {
+            let all = IdMap::new(0, 0, 65536);
+            let mapped = Sandbox::new().rootfs(Rootfs::dir(&root).ephemeral()).user(0, 0).uid_map(all).gid_map(all);
+            let mapped = mapped.capabilities(packager());
+            assert_eq!(sh(&mapped, INSTALL_PACKAGE), INSTALLED, "{suite}, mapped");
+            assert!(!root.join("etc/made.log").exists());
+        }
+    }
+}
+
+#[cfg(feature = "image")]
+#[test]
+fn packages_are_installed_in_an_image_by_its_own_root() {
+    use belljar::{Image, Ownership, Store};
+    let images = crate::images!();
+    if !images.join("large.tar").exists() {
+        skip!("there is no image large.tar: it is made of the root at BELLJAR_TEST_ROOTFS");
+    }
+    let dir = temp_dir();
+    let store = Store::open(real(dir.path()).join("store")).unwrap();
+    let (store, range) = match (is_root(), crate::ids::subordinate()) {
+        (true, _) => (store, None),
+        (false, range @ Some(_)) => (store.ownership(Ownership::Subordinate), range),
+        (false, None) => {
+            eprintln!("SKIPPED: {}: no subordinate ids are given to this user", file!());
+            return;
+        }
+    };
+    let image = store.unpack(&Image::open(images.join("large.tar")).unwrap()).unwrap();
+    // The maps that the store makes its files with.
+    let map = |id: u32| match range {
+        None => vec![IdMap::new(0, 0, 65536)],
+        Some((first, count)) => vec![IdMap::new(0, id, 1), IdMap::new(1, first, count)],
+    };
+    let (uid, gid) = crate::ids::own_ids();
+    let mut sandbox = Sandbox::from_image(&image).rootfs(Rootfs::image(&image).ephemeral()).capabilities(packager());
+    sandbox = map(uid).into_iter().fold(sandbox, Sandbox::uid_map);
+    sandbox = map(gid).into_iter().fold(sandbox, Sandbox::gid_map);
+    assert_eq!(sh(&sandbox, INSTALL_PACKAGE), INSTALLED);
+    assert_eq!(sh(&sandbox, "stat -c '%U:%G' /etc/shadow; test ! -e /etc/made.log"), "root:shadow\n");
+    // Another user of the image's is somebody else, with files of its own.
+    let games = Sandbox::from_image(&image).user(42, 42);
+    assert_eq!(
+        sh(&games, "id -u; stat -c %U /etc/shadow; cat /etc/shadow >/dev/null && echo read"),
+        "42\nroot\nread\n"
+    );
 }

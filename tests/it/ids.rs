@@ -10,7 +10,7 @@ use crate::harness::{host, is_root, real, sh, temp_dir, token};
 use crate::probe::{inside, waiting};
 use crate::skip;
 
-fn own_ids() -> (u32, u32) {
+pub(crate) fn own_ids() -> (u32, u32) {
     // SAFETY: No arguments, and it never fails.
     let uid = unsafe { libc::geteuid() };
     // SAFETY: As above.

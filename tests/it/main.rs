@@ -14,6 +14,8 @@ mod containment;
 mod distribution;
 #[cfg(feature = "image")]
 mod distroless;
+#[cfg(feature = "image")]
+mod docker;
 mod embedder;
 mod errors;
 mod faults;

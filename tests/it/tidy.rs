@@ -35,6 +35,8 @@ fn sources(package: &Path) -> Vec<Source> {
             match path.extension() {
                 // Unit tests that fill files of their own: `mod tests` at the end of a file names them.
                 _ if path.ends_with("tests") => {}
+                // What fuzzers run is a test too.
+                _ if path.ends_with("fuzzing.rs") => {}
                 _ if path.is_dir() => dirs.push(path),
                 Some(extension) if extension == "rs" => sources.push(Source::new(package, &path)),
                 _ => panic!("{} is no source file", path.display()),

@@ -95,3 +95,43 @@ fn an_agent_is_confined_and_ends_with_its_handle() {
     let alone = Sandbox::new().landlock(Landlock::off()).seccomp(Seccomp::off());
     assert_eq!(Agent::start(&alone).unwrap().run(&Calls::default(), &[]).unwrap(), Ok(()));
 }
+
+#[test]
+fn an_agent_hands_descriptors_out_while_signals_come() {
+    extern "C" fn ignore(_: libc::c_int) {}
+    // SAFETY: All zeroes is a value of this plain structure: no flags, and so no SA_RESTART.
+    #[allow(unsafe_code)]
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = ignore as *const () as usize;
+    // SAFETY: The handler does nothing. Nobody else here uses this signal.
+    #[allow(unsafe_code)]
+    let set = unsafe { libc::sigaction(libc::SIGURG, &action, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+    // SAFETY: No pointers.
+    #[allow(unsafe_code)]
+    let thread = unsafe { libc::gettid() };
+    let process = std::process::id();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // SAFETY: No pointers; the thread waits for this one.
+                #[allow(unsafe_code)]
+                unsafe {
+                    libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGURG)
+                };
+                std::thread::sleep(std::time::Duration::from_micros(20));
+            }
+        });
+        let mut agent = Agent::start(&Sandbox::new()).unwrap();
+        let taken = (0..2000).try_for_each(|_| {
+            let mut calls = Calls::default();
+            let path = calls.data(b"/\0");
+            calls.call(libc::SYS_openat, [libc::AT_FDCWD.into(), path, libc::O_DIRECTORY.into(), number(0)]);
+            assert_eq!(agent.run(&calls, &[])?, Ok(()));
+            agent.take_fd(4).map(drop)
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        taken.unwrap();
+    });
+}

@@ -10,6 +10,8 @@
 //! ```
 
 mod attributes;
+#[cfg(any(fuzzing, test))]
+mod fuzzing;
 mod hand;
 mod lock;
 mod lower;
@@ -27,6 +29,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Image, UnpackLimits};
 use crate::error::{Error, ErrorKind, Layer, Result};
+#[cfg(fuzzing)]
+pub use fuzzing::Applier;
 use hand::Hand;
 use lock::Locked;
 use nix::fcntl::FlockArg;

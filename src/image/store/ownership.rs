@@ -56,6 +56,11 @@ impl Owners {
         self.gid_map.iter().fold(sandbox, |sandbox, line| sandbox.gid_map(*line))
     }
 
+    /// The lines of uid_map(5) and of gid_map(5).
+    pub(super) fn maps(&self) -> [Vec<IdMap>; 2] {
+        [self.uid_map.clone(), self.gid_map.clone()]
+    }
+
     /// Whether files can belong to these ids, or need not.
     pub(super) fn have(&self, (uid, gid): (u32, u32)) -> bool {
         let holds = |map: &[IdMap], id| map.iter().any(|line| line.holds_inside(id));

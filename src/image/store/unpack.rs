@@ -15,6 +15,7 @@ use super::lock::{self, Locked};
 use super::ownership::{Owners, Ownership};
 use super::tree::{Notes, Tree};
 use super::{Store, failed, make_one};
+use crate::IdMap;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::image::layer::LayerReader;
 use crate::image::{Image, LayerBlob};
@@ -39,6 +40,8 @@ pub(crate) struct Stored {
     /// Directories to stack, the lowest first.
     pub(crate) dirs: Vec<PathBuf>,
     pub(crate) ownership: Ownership,
+    /// What maps the ids that the files belong to, of users and of groups.
+    pub(crate) maps: [Vec<IdMap>; 2],
     /// How many device files and extended attributes were left out.
     pub(crate) devices: u64,
     pub(crate) xattrs: u64,
@@ -183,7 +186,8 @@ impl Unpacking<'_> {
         }
         let sum = |count: fn(&Notes) -> u64| notes.iter().map(count).sum();
         let (devices, xattrs) = (sum(|notes| notes.devices), sum(|notes| notes.xattrs));
-        Ok(Stored { dirs, ownership: owners.ownership, devices, xattrs, _lock: lock })
+        let (ownership, maps) = (owners.ownership, owners.maps());
+        Ok(Stored { dirs, ownership, maps, devices, xattrs, _lock: lock })
     }
 
     fn read_notes(&self, name: &str) -> Result<Option<Notes>> {
