@@ -6,7 +6,7 @@ mod inside;
 mod memory;
 mod mounts;
 mod spawn;
-mod threads;
+pub(crate) mod threads;
 
 pub(crate) use binds::binds;
 pub(crate) use fds::fds;
@@ -21,17 +21,17 @@ use super::measure::Samples;
 use super::table::Seen;
 
 /// The name that the figure of a contender is looked up by, in what was measured of those present.
-fn find<'a>(name: &str, contenders: &[&Contender], samples: &'a [Samples]) -> Option<&'a Samples> {
+pub(crate) fn find<'a>(name: &str, contenders: &[&Contender], samples: &'a [Samples]) -> Option<&'a Samples> {
     let index = contenders.iter().position(|contender| contender.name == name)?;
     samples.get(index)
 }
 
 /// A figure of some contender's, or no number if there is no such contender.
-fn seen(samples: Option<&Samples>) -> Seen {
+pub(crate) fn seen(samples: Option<&Samples>) -> Seen {
     Seen { median: samples.map_or(f64::NAN, Samples::median), min: samples.map_or(f64::NAN, Samples::min) }
 }
 
 /// What a figure is made of, by medians and by minima alike.
-fn combine(a: Seen, b: Seen, with: impl Fn(f64, f64) -> f64) -> Seen {
+pub(crate) fn combine(a: Seen, b: Seen, with: impl Fn(f64, f64) -> f64) -> Seen {
     Seen { median: with(a.median, b.median), min: with(a.min, b.min) }
 }
