@@ -18,7 +18,7 @@ use crate::peers::{ONE_SHOT, POOL, PREPARED};
 use crate::plot::{Bar, Bars, Plots};
 use crate::usage::processor_time;
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 /// Where the sources and the objects are, inside.
 const SOURCES: &str = "/src";
@@ -64,8 +64,10 @@ pub(crate) fn build(bench: &Bench, plots: &Plots) -> Result {
     same_objects(&builders)?;
     report(&builders, &wall, &processor);
     let ms = |value| number(value / 1e3, 0);
-    let bars = builders.iter().zip(&wall).map(|(builder, samples)| Bar::new(builder.name, seen(Some(samples)), ms));
-    let title = "A parallel build of Lua, every compiler call in its own sandbox, ms";
+    // Processors' time: on a busy machine the time of a build tells whom the scheduler favours.
+    let known = builders.iter().zip(&processor).filter(|(builder, _)| builder.name != "bwrap");
+    let bars = known.map(|(builder, samples)| Bar::new(builder.name, seen(Some(samples)), ms));
+    let title = "Processor time of a parallel build of Lua, every compiler call in its own sandbox, ms";
     plots.save("build", &Bars { title, logarithmic: false, bars: bars.collect() }.svg(plots.machine()))
 }
 
