@@ -7,7 +7,7 @@ mod memory;
 mod mounts;
 mod pool;
 mod spawn;
-mod threads;
+pub(crate) mod threads;
 
 pub(crate) use binds::binds;
 pub(crate) use fds::fds;

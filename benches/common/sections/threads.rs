@@ -35,7 +35,7 @@ pub(crate) fn threads(bench: &Bench) -> Result {
 }
 
 /// Spawns a second, with so many threads at it.
-fn rate(contender: &Contender, spawners: usize) -> Result<f64> {
+pub(crate) fn rate(contender: &Contender, spawners: usize) -> Result<f64> {
     let start_together = Barrier::new(spawners);
     let spawner = || -> Result<(Instant, Instant, usize)> {
         start_together.wait();
