@@ -327,7 +327,7 @@ fn a_base_that_was_changed_is_refused() {
     let image = Image::open(&copy).unwrap();
     let store = Store::open(dir.join("store")).unwrap();
     let image = store.unpack(&image).unwrap();
-    let sandbox = Sandbox::from_image(&image).rootfs(Rootfs::image(&image).ephemeral());
+    let sandbox = Sandbox::from_image(&image).user(0, 0).rootfs(Rootfs::image(&image).ephemeral());
     let changes = changed(&sandbox, "echo x >/x");
     changes.commit(&image, "good").write_archive(dir.join("good.tar")).unwrap();
     let mut bytes = fs::read(&copy).unwrap();
