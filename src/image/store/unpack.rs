@@ -199,7 +199,9 @@ impl Unpacking<'_> {
                 Some(notes) => Ok(Some(notes)),
                 None => {
                     let cause = "it is not a note of this version's";
-                    Err(Error::new(Layer::Image, ErrorKind::Unsupported, "read the store", cause).with_path(path))
+                    Err(Error::new(Layer::Image, ErrorKind::Unsupported, "read the store", cause)
+                        .with_path(path)
+                        .with_hint("another version has made this store: choose another directory, or remove this one"))
                 }
             },
         }
