@@ -63,7 +63,10 @@
 //! - With [`Network::None`], the default, there is no network, abstract sockets included.
 //! - No signal, ptrace or IPC reaches the outside or another sandbox.
 //! - No privilege is gained: no capability in any set, no_new_privs, root inside is nobody special, no new user namespace.
-//! - Everything inside dies with the handle, with the program, and with the host process; nothing is left on the host.
+//! - Everything inside dies with the handle, with the program, and with the host process; nothing is left on the host, but what
+//!   was written through, and layers of images in their store.
+//! - An image or a layer makes files only in a new tree of the store: by calls of a process in a sandbox, resolved beneath
+//!   that tree and over no link, within limits.
 //! - The outcome is true: it comes from the kernel, and nothing inside can forge it.
 //! - Of the host process's environment, descriptors, memory and arguments nothing can be seen.
 //!
@@ -82,6 +85,8 @@
 //! - Without Landlock, switched off or not in the kernel: a passed file can be opened anew for more than it was passed for;
 //!   and that a program or an interpreter is a link to `/proc/self/exe`, over which the kernel would execute the host's own
 //!   program file inside, is seen before the start, but not if somebody outside changes the file in that moment.
+//! - What an image says is its author's: variables, user, directory, set-user-ID bits, which have no effect inside. The layers
+//!   in a store are trusted once they are there.
 //! - Paths of bind sources can be read in `/proc/self/mountinfo`.
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
 //!   nobody drop them there (user_namespaces(7)). Root's are dropped.

@@ -27,6 +27,9 @@ const OPENED_BY_LIBC: [&str; 3] = ["libnss_files.so.2", "libnss_dns.so.2", "libg
 const SCAN_MAX: usize = 65_536;
 const SCAN_DEPTH: usize = 32;
 
+/// How many libraries the files of a root need, all together: a large one has some thousands.
+const NAMES_MAX: usize = 262_144;
+
 /// The collecting of a root.
 #[derive(Debug)]
 pub(super) struct Closure<'a> {
@@ -36,6 +39,8 @@ pub(super) struct Closure<'a> {
     words: String,
     /// What has been read already, by its real path.
     read: HashMap<PathBuf, std::result::Result<Needs, Flaw>>,
+    /// How many libraries they need, each counted for each.
+    names: usize,
     /// For the cache of the loader inside: libraries by their names.
     libraries: BTreeMap<OsString, PathBuf>,
     machine: Option<Machine>,
@@ -55,7 +60,7 @@ pub(super) struct Linked {
 impl<'a> Closure<'a> {
     pub(super) fn new(tree: &'a mut Tree, words: String) -> Self {
         let (listing, read) = (Listing::default(), HashMap::new());
-        Self { tree, listing, words, read, libraries: BTreeMap::new(), machine: None }
+        Self { tree, listing, words, read, names: 0, libraries: BTreeMap::new(), machine: None }
     }
 
     /// Adds a program with all that it needs to start. What it is linked to is returned, for what it opens later.
@@ -131,6 +136,10 @@ impl<'a> Closure<'a> {
             return known.clone();
         }
         let needs = self.tree.read(real).map_err(Flaw::Closed).and_then(needs_of);
+        self.names += needs.as_ref().map_or(0, |needs| needs.needed.len());
+        if self.names > NAMES_MAX {
+            return Err(Flaw::Bad("the number of names, with those of other files"));
+        }
         self.read.insert(real.to_owned(), needs.clone());
         needs
     }

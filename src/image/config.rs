@@ -91,7 +91,7 @@ impl ImageConfig {
         });
         Ok(Self {
             platform,
-            diff_ids: rootfs.diff_ids.unwrap_or_default().iter().map(|id| id.parse()).collect::<Result<_>>()?,
+            diff_ids: rootfs.diff_ids.unwrap_or_default().iter().map(|id| diff_id(id)).collect::<Result<_>>()?,
             created,
             env: env.collect::<Result<_>>()?,
             entrypoint: settings.entrypoint.unwrap_or_default(),
@@ -142,4 +142,12 @@ struct Settings {
     volumes: Option<BTreeMap<String, IgnoredAny>>,
     stop_signal: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+}
+/// The digest of a layer's content.
+fn diff_id(text: &str) -> Result<Digest> {
+    let digest: Digest = text.parse()?;
+    match digest.parts().0 {
+        "sha256" => Ok(digest),
+        other => Err(invalid("diff_ids", format!("content is only known by its sha256, and not by its {other}"))),
+    }
 }

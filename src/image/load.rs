@@ -187,7 +187,7 @@ fn docker_layer(source: &Source, file: &str, diff_id: &Digest) -> Result<LayerIn
     let size = section.size();
     let compressed = section.starts_with(b"\x1f\x8b") || section.starts_with(b"\x28\xb5\x2f\xfd");
     let digest = match compressed {
-        true => digest::of_reader(section).map_err(|error| digest::error(shown(file), error))?,
+        true => source.digest(&name, section).map_err(|error| digest::error(shown(file), error))?,
         false => diff_id.clone(),
     };
     Ok(LayerInfo { name, digest, diff_id: diff_id.clone(), size, media_type: String::new() })

@@ -56,8 +56,9 @@ pub use store::{Collected, Ownership, Progress, Store};
 /// long as the image is there. A clone is another handle on the same.
 ///
 /// What is verified: every index, manifest and configuration against its digest and size when the image is opened,
-/// every layer against its digest, its size and the digest of its content when it is unpacked. A docker archive names no
-/// digest for its manifest: whoever could have changed it, could have changed what it names.
+/// every layer against its digest, its size and the digest of its content when it is unpacked. A layer that a store has already is
+/// not read again: it is known by the digest of its content. A docker archive names no digest for its manifest: whoever
+/// could have changed it, could have changed what it names; its layers that are compressed are read once when it is opened.
 ///
 /// # Examples
 ///

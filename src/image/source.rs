@@ -1,12 +1,13 @@
 //! Where the files of an image are: in a directory, or in an archive. By name, never through a link of the file system.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::archive::{Archive, Extent};
 use super::digest::{self, Digest};
@@ -21,7 +22,12 @@ pub(super) const DOCUMENT_MAX: u64 = 4 << 20;
 #[derive(Debug)]
 pub(super) enum Source {
     Dir(OwnedFd),
-    Archive { file: Arc<File>, archive: Archive },
+    Archive {
+        file: Arc<File>,
+        archive: Archive,
+        /// Of members that had to be read for their digest, by their names: a list may have one many times.
+        digests: Mutex<HashMap<String, Digest>>,
+    },
 }
 
 /// What compressed files start with, and what undoes it.
@@ -42,19 +48,31 @@ impl Source {
         }
         refuse_compressed(&file)?;
         let archive = Archive::scan(&file, metadata.len())?;
-        Ok(Source::Archive { file: Arc::new(file), archive })
+        Ok(Source::Archive { file: Arc::new(file), archive, digests: Mutex::default() })
     }
 
     /// The file of this name; none if there is none.
     pub(super) fn file(&self, name: &str) -> Result<Option<Section>> {
         match self {
             Source::Dir(dir) => file_below(dir, name),
-            Source::Archive { file, archive } => {
+            Source::Archive { file, archive, .. } => {
                 let section =
                     |Extent { offset, size }| Section { file: Arc::clone(file), at: offset, end: offset + size };
                 Ok(archive.file(name)?.map(section))
             }
         }
+    }
+
+    /// The digest of all of a file, which is read for that once.
+    pub(super) fn digest(&self, name: &str, section: Section) -> std::io::Result<Digest> {
+        let Source::Archive { digests, .. } = self else { return digest::of_reader(section) };
+        let mut digests = digests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = digests.get(name) {
+            return Ok(known.clone());
+        }
+        let digest = digest::of_reader(section)?;
+        digests.insert(name.to_owned(), digest.clone());
+        Ok(digest)
     }
 
     /// The file with the content that `digest` names, which has `size` bytes.

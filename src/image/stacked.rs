@@ -23,6 +23,9 @@ enum Found {
     Other(OwnedFd),
 }
 
+/// How many directories are open at once.
+const OPEN_MAX: usize = 4096;
+
 /// Opens a file below the layers, the uppermost first. Links lead to what is in them, and nowhere else.
 ///
 /// What is found may be no regular file, and then it can't be read.
@@ -39,6 +42,8 @@ pub(super) fn open(layers: &[impl AsFd], path: &str) -> Result<Option<OwnedFd>> 
         }
         match look(&dir, &name)? {
             Found::Nothing => return Ok(None),
+            // Each has a descriptor for each layer, and the host has other uses for them.
+            Found::Dir(_) if (above.len() + 2) * layers.len() > OPEN_MAX => return Err(Errno(libc::ELOOP)),
             Found::Dir(below) => above.push(std::mem::replace(&mut dir, below)),
             Found::Other(file) if names.is_empty() => return Ok(Some(file)),
             Found::Other(_) => return Ok(None),

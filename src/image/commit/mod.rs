@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
 use super::digest::Digest;
-use super::{Image, digest, invalid};
+use super::{Image, Stored, digest, invalid};
 use crate::changes::Changes;
 use crate::error::{Error, Layer, Result};
 use crate::plan::Escaped;
@@ -92,7 +92,8 @@ impl Commit<'_> {
     ///
     /// # Errors
     ///
-    /// - [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy): the reference is none.
+    /// - [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy): the reference is none; or the changes were made to the layers of
+    ///   another image than the base.
     /// - [`InvalidImage`](crate::ErrorKind::InvalidImage): a layer of the base has not the digest that it is named by;
     ///   or the program has made a name that can't be told in a layer: one that starts with `.wh.`, or an attribute with
     ///   `=` in its name.
@@ -131,12 +132,24 @@ impl Commit<'_> {
     fn write(&self, to: &Path, make: impl FnOnce(&Place) -> Result<std::path::PathBuf>) -> Result<Image> {
         let made = || {
             check_reference(&self.reference)?;
+            self.check_base()?;
             let place = Place::beside(to)?;
             let made = make(&place)?;
             place.put(&made, to)?;
             Image::options().reference(&self.reference).platform(self.base.platform()).open(to)
         };
         made().map_err(|error| error.within(&format!("commit {}", Escaped(self.reference.as_bytes()))))
+    }
+
+    /// The changes say nothing of other layers than those that they were made to.
+    fn check_base(&self) -> Result<()> {
+        let own = self.changes.written.keeps().and_then(|keeps| keeps.downcast_ref::<Stored>());
+        match (own, self.base.stored()) {
+            (Some(own), Some(base)) if own.dirs != base.dirs => {
+                Err(Error::invalid(Layer::Image, "base", "the changes were made to another image"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Fills a directory with the image.

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
+use std::time::{Duration, Instant};
 
 use flate2::bufread::GzDecoder;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::fault::{Checked, Fault};
+use super::limits::UnpackLimits;
 
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
@@ -20,10 +22,23 @@ pub(super) type Input = Box<dyn Read + Send>;
 struct Counted {
     input: Input,
     read: u64,
+    /// How many may come, and until when: a decoder may read on and on, and give nothing.
+    most: u64,
+    started: Instant,
+    time: Duration,
 }
+
+/// How much larger a layer may be than what it inflates to: headers of empty members and frames, and padding.
+const SLACK: u64 = 16 << 20;
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.started.elapsed() > self.time {
+            return Err(invalid(format!("the layer takes longer than {:?}, which is the limit", self.time)));
+        }
+        if self.read > self.most {
+            return Err(invalid("the layer as it is stored is larger than the limit"));
+        }
         loop {
             match self.input.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -59,8 +74,9 @@ impl fmt::Debug for Inflated {
 }
 
 impl Inflated {
-    /// Looks at the first bytes of `input`. A window of zstd may have `window` bytes.
-    pub(super) fn new(input: Input, window: u64) -> Checked<Self> {
+    /// Looks at the first bytes of `input`.
+    pub(super) fn new(input: Input, limits: &UnpackLimits) -> Checked<Self> {
+        let window = limits.zstd_window;
         let mut magic = Vec::new();
         let mut input = input;
         input.by_ref().take(XZ.len() as u64).read_to_end(&mut magic)?;
@@ -74,7 +90,9 @@ impl Inflated {
             return Err(Fault::new("it is empty"));
         }
         let input = Box::new(io::Cursor::new(magic).chain(input));
-        let source = BufReader::with_capacity(64 << 10, Counted { input, read: 0 });
+        let most = limits.bytes.saturating_add(SLACK);
+        let counted = Counted { input, read: 0, most, started: Instant::now(), time: limits.time };
+        let source = BufReader::with_capacity(64 << 10, counted);
         Ok(Self(match (gzip, zstd) {
             (true, _) => Format::Gzip(Box::new(Gzip { member: Some(GzDecoder::new(source)), ended: false })),
             (_, true) => Format::Zstd(Box::new(Zstd { source, frame: FrameDecoder::new(), window })),

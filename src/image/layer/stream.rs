@@ -35,7 +35,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(input: Input, limits: &UnpackLimits) -> Checked<Self> {
         Ok(Self {
-            inflated: Inflated::new(input, limits.zstd_window)?,
+            inflated: Inflated::new(input, limits)?,
             buffer: vec![0; BUFFER],
             start: 0,
             end: 0,

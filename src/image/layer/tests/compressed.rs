@@ -180,3 +180,29 @@ fn bombs_are_refused() {
     let whole = Tar::default().file(b"a", b"").end();
     assert!(refusal_of(&zstd_bomb(&whole, 137)).contains("more than 500 times its size"));
 }
+
+/// Frames of zstd to skip, without end.
+struct Nothing(usize);
+
+impl std::io::Read for Nothing {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        const HEADER: [u8; 8] = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 1, 0];
+        for byte in buffer.iter_mut() {
+            *byte = HEADER.get(self.0 % (8 + 65_536)).copied().unwrap_or(0);
+            self.0 += 1;
+        }
+        Ok(buffer.len())
+    }
+}
+
+#[test]
+fn what_inflates_to_nothing_is_bounded_too() {
+    let read = |limits: &UnpackLimits| match LayerReader::new(Nothing(0), limits) {
+        Err(error) => error.to_string(),
+        Ok(mut reader) => reader.next_entry().unwrap_err().to_string(),
+    };
+    let error = read(&UnpackLimits::new().bytes(1 << 20));
+    assert!(error.contains("larger than the limit"), "{error}");
+    let error = read(&UnpackLimits::new().time(std::time::Duration::from_millis(20)));
+    assert!(error.contains("takes longer than 20ms"), "{error}");
+}
