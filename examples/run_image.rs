@@ -5,7 +5,7 @@
 //! cargo run --features image --example run_image -- debian.tar cat /etc/os-release
 //! ```
 //!
-//! The image is a tar archive or a directory, as `docker save`, `podman save`, `skopeo` and `umoci` write them. Its layers are
+//! The image is a tar archive or a directory, as `docker save`, `buildah`, `skopeo` and `umoci` write them. Its layers are
 //! unpacked once, into the caller's own store. Without a command, that of the image is run. What the program writes is
 //! gone at the end; there is no network. The exit code is the program's, and 125 where it could not
 //! be started.
