@@ -50,7 +50,7 @@ pub use store::{Collected, Ownership, Progress, Store};
 /// |---|---|
 /// | a directory with an OCI layout | `umoci`, `skopeo copy .. oci:DIR`, `buildah push .. oci:DIR` |
 /// | the same as a tar archive | `skopeo copy .. oci-archive:FILE`, `docker save` from 25 on, `ctr image export` |
-/// | a docker archive | `docker save` before 25, `skopeo copy .. docker-archive:FILE`, `podman save`, `crane pull` |
+/// | a docker archive | `docker save` before 25, `skopeo copy .. docker-archive:FILE`, `buildah push .. docker-archive:FILE` |
 ///
 /// An archive is read in place, so it must not be compressed as a whole; its layers may be. The files stay open for as
 /// long as the image is there. A clone is another handle on the same.

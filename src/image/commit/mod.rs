@@ -24,7 +24,7 @@ use place::Place;
 ///
 /// It has the layers of its base as they are stored, verified while they are copied, and on them the changes as one more;
 /// the configuration of the base, with a line of history; and a name. Tools that read OCI layouts or docker archives
-/// take it: `skopeo`, `umoci`, `podman load`, `docker load`, and [`Image::open`].
+/// take it: `skopeo`, `umoci`, `docker load`, and [`Image::open`].
 ///
 /// The new layer has files, directories, symbolic and hard links and FIFOs, with modes, times, attributes in `user.*`,
 /// and owners as they are inside; of what was there before, and has not changed hands, the owner that the base tells. Sockets
