@@ -8,14 +8,15 @@ use crate::error::Result;
 use crate::pool::Pool;
 use crate::sandbox::Sandbox;
 
-/// A policy that was looked at once, to start many programs from.
+/// A policy that was checked once, to start many programs from.
 ///
-/// It is cheap to clone, and starts programs from any number of threads at once.
+/// It is cheap to clone, and starts programs from any number of threads at once. A start takes as long as one from the
+/// [`Sandbox`] itself, which looks at the host anew: to have sandboxes built ahead, make a [`pool`](Prepared::pool).
 #[derive(Clone, Debug)]
 pub struct Prepared(Arc<Sandbox>);
 
 impl Sandbox {
-    /// Checks the policy, and makes it ready for many starts.
+    /// Checks the policy, for many starts.
     ///
     /// # Errors
     ///

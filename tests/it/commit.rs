@@ -338,6 +338,23 @@ fn a_base_that_was_changed_is_refused() {
     assert_eq!(error.kind(), ErrorKind::InvalidImage, "{error}");
 }
 
+/// Changes say nothing of other layers than those that they were made to.
+#[test]
+fn another_base_is_refused() {
+    let images = images!();
+    let Base { dir, sandbox, .. } = base(&images, "second", Ownership::Caller);
+    let dir = real(dir.path());
+    let changes = changed(&sandbox.user(0, 0), "echo x >/x");
+    let open = |reference: &str| Image::options().reference(reference).open(images.join("layout")).unwrap();
+    for other in ["base", "third"] {
+        let error = refused(&changes, &open(other), &dir);
+        assert_eq!(error.kind(), ErrorKind::InvalidPolicy, "{error}");
+        assert!(error.to_string().ends_with("the changes were made to another image"), "{error}");
+    }
+    // The same image is the same, wherever it is opened.
+    changes.commit(&open("second"), "good").write_archive(dir.join("good.tar")).unwrap();
+}
+
 /// The commands of one container, in docker and here.
 const SAME: &str = "
     cd /

@@ -266,6 +266,11 @@ fn u22_configurations_that_lie_are_refused() {
         ("no rootfs", json!({ "rootfs": null }), "invalid type"),
         ("no architecture", json!({ "architecture": "" }), "lacks the architecture"),
         ("diff_ids that are paths", json!({ "rootfs": { "diff_ids": ["../x"] } }), "is not sha256:"),
+        (
+            "diff_ids that nobody verifies",
+            json!({ "rootfs": { "diff_ids": [format!("sha512:{}", "0".repeat(128))] } }),
+            "only known by its sha256",
+        ),
         ("text for an entry point", json!({ "config": { "Entrypoint": "sh" } }), "invalid type"),
         ("numbers in Env", json!({ "config": { "Env": [1] } }), "invalid type"),
         ("no name in Env", json!({ "config": { "Env": ["=value"] } }), "Env: \"=value\" is not a name"),

@@ -144,8 +144,9 @@ impl Commit<'_> {
     /// The changes say nothing of other layers than those that they were made to.
     fn check_base(&self) -> Result<()> {
         let own = self.changes.written.keeps().and_then(|keeps| keeps.downcast_ref::<Stored>());
-        match (own, self.base.stored()) {
-            (Some(own), Some(base)) if own.dirs != base.dirs => {
+        let base = || self.base.layers().iter().map(|info| &info.diff_id);
+        match own {
+            Some(own) if !own.diff_ids.iter().eq(base()) => {
                 Err(Error::invalid(Layer::Image, "base", "the changes were made to another image"))
             }
             _ => Ok(()),

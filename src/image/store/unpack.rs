@@ -17,6 +17,7 @@ use super::tree::{Notes, Tree};
 use super::{Store, failed, make_one};
 use crate::IdMap;
 use crate::error::{Error, ErrorKind, Layer, Result};
+use crate::image::digest::Digest;
 use crate::image::layer::LayerReader;
 use crate::image::{Image, LayerBlob};
 
@@ -39,6 +40,8 @@ pub struct Progress {
 pub(crate) struct Stored {
     /// Directories to stack, the lowest first.
     pub(crate) dirs: Vec<PathBuf>,
+    /// What is in them, by the digests of the image's layers.
+    pub(crate) diff_ids: Vec<Digest>,
     pub(crate) ownership: Ownership,
     /// What maps the ids that the files belong to, of users and of groups.
     pub(crate) maps: [Vec<IdMap>; 2],
@@ -187,7 +190,8 @@ impl Unpacking<'_> {
         let sum = |count: fn(&Notes) -> u64| notes.iter().map(count).sum();
         let (devices, xattrs) = (sum(|notes| notes.devices), sum(|notes| notes.xattrs));
         let (ownership, maps) = (owners.ownership, owners.maps());
-        Ok(Stored { dirs, ownership, maps, devices, xattrs, _lock: lock })
+        let diff_ids = image.layers().iter().map(|info| info.diff_id.clone()).collect();
+        Ok(Stored { dirs, diff_ids, ownership, maps, devices, xattrs, _lock: lock })
     }
 
     fn read_notes(&self, name: &str) -> Result<Option<Notes>> {
