@@ -1,15 +1,14 @@
 //! The handle of a running program.
 
+mod capture;
+mod wait;
+
 use std::any::Any;
-use std::fs::File;
-use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::time::Instant;
 
 use crate::changes::Written;
 use crate::error::{Error, Layer, Result};
@@ -17,19 +16,9 @@ use crate::outcome::{Outcome, Usage};
 use crate::pool;
 use crate::report::Report;
 use crate::spawn::{Cell, Process};
-use crate::sys::{self, Ended, Errno};
+use crate::sys::Errno;
 
-/// What [`Child::wait_with_output`] returns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Output {
-    /// How the program ended.
-    pub outcome: Outcome,
-    /// What was written to standard output, if that was piped.
-    pub stdout: Vec<u8>,
-    /// What was written to standard error, if that was piped.
-    pub stderr: Vec<u8>,
-}
+pub use capture::Output;
 
 /// A program that runs in a sandbox.
 ///
@@ -162,65 +151,6 @@ impl Child {
         self.end(libc::WNOHANG)
     }
 
-    /// Waits for the end of the program for at most `timeout`. None means that it still runs, unharmed.
-    ///
-    /// # Errors
-    ///
-    /// As for [`wait`](Child::wait).
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Outcome>> {
-        if let Some(outcome) = self.outcome.clone() {
-            return Ok(Some(outcome));
-        }
-        // A deadline that lies too far ahead to be told is none.
-        let deadline = Instant::now().checked_add(timeout);
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let mut fds = [PollFd::new(self.program.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, poll_timeout(left)) {
-                Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(None),
-                Ok(0) | Err(nix::Error::EINTR) => {}
-                Ok(_) => return self.end(0),
-                Err(errno) => return Err(Error::os(Layer::Process, "wait", errno as i32)),
-            }
-        }
-    }
-
-    /// Waits for the end, and collects what was written to the piped streams meanwhile. Closes standard input first.
-    ///
-    /// Returns when the sandbox is over, also if somebody outside holds an end of a pipe that the program has passed on.
-    ///
-    /// # Errors
-    ///
-    /// As for [`wait`](Child::wait), and where reading a pipe fails.
-    pub fn wait_with_output(mut self) -> Result<Output> {
-        drop(self.stdin.take());
-        let mut streams = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)]
-            .map(|stream| Stream { file: stream.map(File::from), data: Vec::new() });
-        let failed =
-            |error: io::Error| Error::os(Layer::Process, "read output", error.raw_os_error().unwrap_or(libc::EIO));
-        for stream in &streams {
-            stream.set_nonblocking().map_err(failed)?;
-        }
-        while streams.iter().any(|stream| stream.file.is_some()) {
-            let over = wait_readable(self.program.as_fd(), &streams).map_err(failed)?;
-            if over {
-                break;
-            }
-            for stream in &mut streams {
-                stream.read().map_err(failed)?;
-            }
-        }
-        let outcome = self.wait()?;
-        // What is in the pipes now is the rest, and no more: somebody in another sandbox who was passed an end may go on
-        // writing for ever.
-        for stream in &mut streams {
-            let end = stream.data.len() + stream.waiting();
-            while stream.data.len() < end && stream.read().map_err(failed)? {}
-        }
-        let [stdout, stderr] = streams.map(|stream| stream.data);
-        Ok(Output { outcome, stdout, stderr })
-    }
-
     /// Lets the sandbox run on after the handle is dropped, and after the host process has ended; it ends with the
     /// program.
     ///
@@ -249,7 +179,7 @@ impl Child {
         }
         let ended = match self.program.wait(options) {
             Ok(None) => return Ok(None),
-            Ok(Some(ended)) => Ok((status(&ended), usage(&ended, self.host_peak))),
+            Ok(Some(ended)) => Ok((wait::status(&ended), wait::usage(&ended, self.host_peak))),
             Err(errno) => self.status_after_reaping(errno),
         };
         let wall_time = self.started.elapsed();
@@ -277,29 +207,6 @@ impl Child {
             (cell, _) => drop(cell),
         }
     }
-
-    /// What the pidfd tells of a program that is gone. waitid(2) has no child any more a moment before it does.
-    fn exit_info(&self) -> crate::sys::Result<i32> {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        loop {
-            match self.program.exit_info() {
-                Err(Errno(libc::ENODATA)) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_micros(50));
-                }
-                result => return result,
-            }
-        }
-    }
-
-    /// The status of a program that somebody else has reaped.
-    fn status_after_reaping(&self, Errno(errno): Errno) -> Result<(ExitStatus, Usage)> {
-        match self.exit_info() {
-            Ok(status) => Ok((ExitStatus::from_raw(status), Usage::default())),
-            Err(_) => Err(Error::os(Layer::Process, "wait", errno).with_hint(
-                "the host process ignores SIGCHLD, or waits for any child: before Linux 6.15 the status is lost then",
-            )),
-        }
-    }
 }
 
 impl AsFd for Child {
@@ -318,90 +225,5 @@ impl Drop for Child {
             self.end_cell();
             self.release_changes();
         }
-    }
-}
-
-/// How much is read of a pipe at once: what it holds, unless somebody has enlarged it.
-const CHUNK: usize = 65_536;
-
-/// A captured stream; no file at its end.
-struct Stream {
-    file: Option<File>,
-    data: Vec<u8>,
-}
-
-impl Stream {
-    fn set_nonblocking(&self) -> io::Result<()> {
-        use nix::fcntl::{FcntlArg, OFlag, fcntl};
-        let Some(file) = &self.file else { return Ok(()) };
-        let flags = OFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GETFL)?);
-        fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(())
-    }
-
-    /// How many bytes are there now.
-    fn waiting(&self) -> usize {
-        self.file.as_ref().map_or(0, |file| sys::bytes_waiting(file.as_fd()).unwrap_or(0))
-    }
-
-    /// Reads once. False means that nothing is there now.
-    fn read(&mut self) -> io::Result<bool> {
-        let Some(file) = &mut self.file else { return Ok(false) };
-        let length = self.data.len();
-        self.data.resize(length + CHUNK, 0);
-        let read = file.read(self.data.get_mut(length..).unwrap_or_default());
-        self.data.truncate(length + read.as_ref().map_or(0, |read| *read));
-        match read {
-            Ok(0) => self.file = None,
-            Ok(_) => return Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
-            Err(error) => return Err(error),
-        }
-        Ok(false)
-    }
-}
-
-/// Waits for one of the streams or for the end of the program, which it returns.
-fn wait_readable(program: BorrowedFd<'_>, streams: &[Stream]) -> io::Result<bool> {
-    let files = streams.iter().filter_map(|stream| stream.file.as_ref());
-    let fds = [program].into_iter().chain(files.map(AsFd::as_fd));
-    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    loop {
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(nix::Error::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(_) => break,
-        }
-    }
-    Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
-}
-
-/// In milliseconds, rounded up, so that a wait never ends early; None waits for ever.
-fn poll_timeout(left: Option<Duration>) -> PollTimeout {
-    let Some(left) = left else { return PollTimeout::NONE };
-    let milliseconds = left.as_nanos().div_ceil(1_000_000);
-    i32::try_from(milliseconds).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
-}
-
-fn status(ended: &Ended) -> ExitStatus {
-    // The form of wait(2): the exit code in the second byte, or the signal, with 0x80 for a core dump.
-    ExitStatus::from_raw(match ended.code {
-        libc::CLD_EXITED => (ended.status & 0xff) << 8,
-        libc::CLD_DUMPED => ended.status | 0x80,
-        _ => ended.status,
-    })
-}
-
-fn usage(ended: &Ended, host_peak: u64) -> Usage {
-    let duration = |time: libc::timeval| {
-        Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
-    };
-    let peak = ended.usage.ru_maxrss.unsigned_abs();
-    Usage {
-        wall_time: Duration::ZERO,
-        user_time: duration(ended.usage.ru_utime),
-        system_time: duration(ended.usage.ru_stime),
-        peak_memory: (peak > host_peak).then(|| peak.saturating_mul(1024)),
     }
 }

@@ -1,0 +1,118 @@
+//! Collecting what a program writes.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Child;
+use crate::error::{Error, Layer, Result};
+use crate::outcome::Outcome;
+use crate::sys;
+
+/// What [`Child::wait_with_output`] returns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Output {
+    /// How the program ended.
+    pub outcome: Outcome,
+    /// What was written to standard output, if that was piped.
+    pub stdout: Vec<u8>,
+    /// What was written to standard error, if that was piped.
+    pub stderr: Vec<u8>,
+}
+
+impl Child {
+    /// Waits for the end, and collects what was written to the piped streams meanwhile. Closes standard input first.
+    ///
+    /// Returns when the sandbox is over, also if somebody outside holds an end of a pipe that the program has passed on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Child::wait), and where reading a pipe fails.
+    pub fn wait_with_output(mut self) -> Result<Output> {
+        drop(self.stdin.take());
+        let mut streams = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)]
+            .map(|stream| Stream { file: stream.map(File::from), data: Vec::new() });
+        let failed =
+            |error: io::Error| Error::os(Layer::Process, "read output", error.raw_os_error().unwrap_or(libc::EIO));
+        for stream in &streams {
+            stream.set_nonblocking().map_err(failed)?;
+        }
+        while streams.iter().any(|stream| stream.file.is_some()) {
+            let over = wait_readable(self.program.as_fd(), &streams).map_err(failed)?;
+            if over {
+                break;
+            }
+            for stream in &mut streams {
+                stream.read().map_err(failed)?;
+            }
+        }
+        let outcome = self.wait()?;
+        // What is in the pipes now is the rest, and no more: somebody in another sandbox who was passed an end may go on
+        // writing for ever.
+        for stream in &mut streams {
+            let end = stream.data.len() + stream.waiting();
+            while stream.data.len() < end && stream.read().map_err(failed)? {}
+        }
+        let [stdout, stderr] = streams.map(|stream| stream.data);
+        Ok(Output { outcome, stdout, stderr })
+    }
+}
+
+/// How much is read of a pipe at once: what it holds, unless somebody has enlarged it.
+const CHUNK: usize = 65_536;
+
+/// A captured stream; no file at its end.
+struct Stream {
+    file: Option<File>,
+    data: Vec<u8>,
+}
+
+impl Stream {
+    fn set_nonblocking(&self) -> io::Result<()> {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let Some(file) = &self.file else { return Ok(()) };
+        let flags = OFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GETFL)?);
+        fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        Ok(())
+    }
+
+    /// How many bytes are there now.
+    fn waiting(&self) -> usize {
+        self.file.as_ref().map_or(0, |file| sys::bytes_waiting(file.as_fd()).unwrap_or(0))
+    }
+
+    /// Reads once. False means that nothing is there now.
+    fn read(&mut self) -> io::Result<bool> {
+        let Some(file) = &mut self.file else { return Ok(false) };
+        let length = self.data.len();
+        self.data.resize(length + CHUNK, 0);
+        let read = file.read(self.data.get_mut(length..).unwrap_or_default());
+        self.data.truncate(length + read.as_ref().map_or(0, |read| *read));
+        match read {
+            Ok(0) => self.file = None,
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        Ok(false)
+    }
+}
+
+/// Waits for one of the streams or for the end of the program, which it returns.
+fn wait_readable(program: BorrowedFd<'_>, streams: &[Stream]) -> io::Result<bool> {
+    let files = streams.iter().filter_map(|stream| stream.file.as_ref());
+    let fds = [program].into_iter().chain(files.map(AsFd::as_fd));
+    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => break,
+        }
+    }
+    Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
+}
