@@ -64,6 +64,7 @@ struct Resolved<'a> {
 
 impl<'a> Resolved<'a> {
     fn new(sandbox: &'a Sandbox) -> Result<Self> {
+        limits::check(&sandbox.limits)?;
         let caller = Caller::current();
         let own = match (sandbox.namespaces, sandbox.network) {
             (Some(own), _) => own,
@@ -172,6 +173,7 @@ impl<'a> Resolved<'a> {
             host_network: self.network == Network::Host,
             ids: (self.ids.uid, self.ids.gid),
             seals_proc: self.seals_proc(),
+            tmp_size: self.sandbox.limits.tmp_size,
         };
         mount::lower(&setting, steps)
     }
@@ -218,7 +220,7 @@ impl<'a> Resolved<'a> {
             process::lower_oom_score(steps);
         }
         process::lower_state(steps);
-        limits::lower(steps);
+        limits::lower(&self.sandbox.limits, steps)?;
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.

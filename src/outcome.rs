@@ -52,6 +52,14 @@ pub enum Cause {
     Syscall,
     /// [`Child::kill`](crate::Child::kill) ended it.
     Killed,
+    /// Its wall time was up: [`Limits::wall_time`](crate::Limits::wall_time).
+    TimedOut,
+    /// It has used its processor time: [`Limits::cpu_time`](crate::Limits::cpu_time).
+    CpuTime,
+    /// The sandbox has met its limit of memory: [`Limits::memory`](crate::Limits::memory).
+    OutOfMemory,
+    /// It has written more than is captured: [`Limits::output`](crate::Limits::output).
+    OutputLimit,
 }
 
 impl Outcome {
