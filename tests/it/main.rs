@@ -7,6 +7,7 @@
 mod again;
 mod alone;
 mod async_host;
+mod capture;
 mod changes;
 #[cfg(feature = "image")]
 mod commit;
@@ -54,6 +55,7 @@ mod public_api;
 mod report;
 mod root;
 mod seccomp;
+mod signals;
 #[cfg(feature = "image")]
 mod store;
 #[cfg(feature = "image")]
