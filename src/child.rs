@@ -1,6 +1,7 @@
 //! The handle of a running program.
 
 mod capture;
+mod pty;
 mod signal;
 mod wait;
 
@@ -20,6 +21,7 @@ use crate::spawn::{Cell, Process};
 use crate::sys::Errno;
 
 pub use capture::Output;
+pub use pty::Pty;
 
 /// A program that runs in a sandbox.
 ///
@@ -40,6 +42,8 @@ pub struct Child {
     pub stdout: Option<ChildStdout>,
     /// The end of a pipe from the program's standard error, if that was piped.
     pub stderr: Option<ChildStderr>,
+    /// The host's end of the program's terminal, if it has [one](crate::Command::pty).
+    pub pty: Option<Pty>,
     program: Process,
     cell: Option<Cell>,
     started: Instant,
@@ -78,6 +82,7 @@ impl Child {
             stdin: stdin.map(Into::into),
             stdout: stdout.map(Into::into),
             stderr: stderr.map(Into::into),
+            pty: None,
             program: parts.program,
             cell: parts.cell,
             started: parts.started,

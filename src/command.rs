@@ -12,6 +12,7 @@ use crate::compile::compile;
 use crate::error::Result;
 use crate::layer::exec::DEFAULT_ENV;
 use crate::layer::fds::{Passed, Stdio};
+use crate::layer::terminal::PtySize;
 use crate::outcome::Outcome;
 use crate::plan::Plan;
 use crate::pool;
@@ -37,6 +38,8 @@ pub struct Command {
     stdin: Option<Stdio>,
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
+    /// The size of the program's own terminal, if it gets one.
+    pub(crate) pty: Option<PtySize>,
     pub(crate) passed: Vec<Passed>,
     /// The image of an agent, which runs in place of a program.
     pub(crate) agent: Option<Arc<[u8]>>,
@@ -68,6 +71,7 @@ impl Command {
             stdin: None,
             stdout: None,
             stderr: None,
+            pty: None,
             passed: Vec::new(),
             agent: None,
             filters_itself: false,
@@ -148,6 +152,39 @@ impl Command {
         self
     }
 
+    /// Gives the program a terminal of its own, in the sandbox: the default is none. It is the program's controlling
+    /// terminal, and each of its streams that is not set otherwise. The host's end is [`Child::pty`]. The caller's own
+    /// terminal has no part in it: who wants to pass that through sets it to raw mode, copies both ways, and sets it
+    /// back.
+    ///
+    /// Somebody has to read what is shown, else the program waits once some 64 KiB are: [`output`](Command::output)
+    /// and [`Child::wait_with_output`] do, and [`status`](Command::status) reads and forgets it. All three type an
+    /// end of file (Ctrl-D) at the start, as they close a pipe.
+    ///
+    /// It is made through /dev/ptmx: inside, or the host's without [`Namespaces::MOUNT`](crate::Namespaces::MOUNT).
+    /// A command of a [`Pool`](crate::Pool) that has one gets a sandbox that is built for it.
+    ///
+    /// What is not protected: what the program shows is the program's. To copy it to a terminal lets it change that
+    /// one's title, colours and modes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use belljar::{PtySize, Rootfs, Sandbox};
+    ///
+    /// let mut child = Sandbox::new().rootfs(Rootfs::host()).command("tty").pty(PtySize::new(24, 80)).spawn()?;
+    /// let mut shown = String::new();
+    /// child.pty.as_mut().expect("it has one").read_to_string(&mut shown)?;
+    /// assert_eq!(shown, "/dev/pts/0\r\n");
+    /// assert!(child.wait()?.success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pty(&mut self, size: PtySize) -> &mut Self {
+        self.pty = Some(size);
+        self
+    }
+
     /// Passes a descriptor under `number`, from 3 on. Nothing else but the three streams arrives.
     ///
     /// What is not protected: what the descriptor gives. A directory leads to all that is around it in the host's file
@@ -189,7 +226,11 @@ impl Command {
     ///
     /// As for [`spawn`](Command::spawn) and [`Child::wait`].
     pub fn status(&mut self) -> Result<Outcome> {
-        self.spawn()?.wait()
+        match self.pty {
+            None => self.spawn()?.wait(),
+            // Nobody else reads what is shown.
+            Some(_) => Ok(self.spawn()?.wait_with_output()?.outcome),
+        }
     }
 
     /// Runs the program to its end, and collects what it writes: of each stream at most 32 MiB, or what
@@ -223,7 +264,8 @@ impl Command {
     fn start(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
         let started = std::time::Instant::now();
         let streams = self.streams(input, output);
-        if let Some(pool) = &self.pool {
+        // What waits in a pool has no terminal.
+        if let Some(pool) = self.pool.as_ref().filter(|_| self.pty.is_none()) {
             if let Some(child) = pool::start(pool, self, streams, started)? {
                 return Ok(child);
             }
@@ -233,6 +275,7 @@ impl Command {
     }
 
     fn streams<'a>(&'a self, input: &'a Stdio, output: &'a Stdio) -> [&'a Stdio; 3] {
+        let [input, output] = if self.pty.is_some() { [&Stdio::PTY; 2] } else { [input, output] };
         [
             self.stdin.as_ref().unwrap_or(input),
             self.stdout.as_ref().unwrap_or(output),

@@ -19,7 +19,9 @@ use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
-use crate::layer::{capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
+use crate::layer::{
+    capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp, terminal,
+};
 use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
@@ -211,6 +213,10 @@ impl<'a> Resolved<'a> {
         network::lower(self.network, self.has(Namespaces::NET), steps)?;
         // A session first: it takes the controlling terminal away.
         process::lower_session(steps);
+        // A terminal as soon as there is a session to control.
+        if let Some(size) = command.pty {
+            terminal::lower(size, self.ids.uid, steps);
+        }
         // Descriptors before the limits: a low limit of open files must not be in the way.
         let given = fds::lower(streams, &command.passed, steps)?;
         // What is inherited, before the capabilities that may better it are gone.
@@ -288,7 +294,7 @@ impl<'a> Resolved<'a> {
             Some(landlock::Place { path: at.path.clone(), dir: at.kind == InsideKind::Dir, write, mount })
         };
         let passed = |step: &Step| match step {
-            Step::Inherit { fd } | Step::Install { fd, .. } => Some(*fd),
+            Step::Inherit { fd } | Step::Install { fd, .. } | Step::InstallPty { fd } => Some(*fd),
             _ => None,
         };
         let setting = landlock::Setting {

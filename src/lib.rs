@@ -198,7 +198,7 @@ mod spawn;
 mod sys;
 
 pub use changes::{Change, ChangeKind, ChangeLimits, Changes, FileType};
-pub use child::{Child, Output};
+pub use child::{Child, Output, Pty};
 pub use command::Command;
 #[cfg(feature = "image")]
 pub use distroless::{DistrolessFile, DistrolessFrom};
@@ -218,6 +218,7 @@ pub use layer::mount::Tmpfs;
 pub use layer::namespaces::Namespaces;
 pub use layer::network::Network;
 pub use layer::seccomp::{Seccomp, SyscallArg};
+pub use layer::terminal::PtySize;
 pub use outcome::{Cause, Outcome, Usage};
 pub use plan::Plan;
 pub use pool::Pool;

@@ -1,7 +1,7 @@
 //! Collecting what a program writes.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,7 +21,8 @@ pub struct Output {
     /// How the program ended.
     pub outcome: Outcome,
     /// What was written to standard output, if that was piped: the first 32 MiB, or as much as
-    /// [`Limits::output`](crate::Limits::output) says.
+    /// [`Limits::output`](crate::Limits::output) says. If it was not, what the program's terminal has shown, if it has
+    /// [one](crate::Command::pty).
     pub stdout: Vec<u8>,
     /// What was written to standard error, if that was piped; as much.
     pub stderr: Vec<u8>,
@@ -43,14 +44,12 @@ impl Child {
     /// As for [`wait`](Child::wait), and where reading a pipe fails.
     pub fn wait_with_output(mut self) -> Result<Output> {
         drop(self.stdin.take());
-        let bound = self.output_limit.unwrap_or(KEPT);
-        let mut streams = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)]
-            .map(|stream| Stream { file: stream.map(File::from), kept: Kept::new(bound) });
-        for stream in &streams {
-            stream.set_nonblocking().map_err(failed)?;
+        let mut streams = self.captured();
+        for stream in &mut streams {
+            stream.begin().map_err(failed)?;
         }
         while streams.iter().any(|stream| stream.file.is_some()) {
-            let over = wait_readable(self.program.as_fd(), &streams).map_err(failed)?;
+            let over = wait_readable(self.program.as_fd(), &mut streams).map_err(failed)?;
             if over {
                 break;
             }
@@ -67,8 +66,23 @@ impl Child {
         }
         let truncated = streams.iter().any(|stream| stream.kept.truncated);
         let outcome = if truncated && self.output_limit.is_some() { outcome.over_output() } else { outcome };
-        let [stdout, stderr] = streams.map(|stream| stream.kept.data);
+        let [stdout, stderr, shown] = streams.map(|stream| stream.kept.data);
+        let stdout = if stdout.is_empty() { shown } else { stdout };
         Ok(Output { outcome, stdout, stderr, truncated })
+    }
+
+    /// Standard output, standard error and the terminal, which is forgotten where standard output is kept.
+    fn captured(&mut self) -> [Stream; 3] {
+        let bound = Some(self.output_limit.unwrap_or(KEPT));
+        let stdout = self.stdout.take().map(OwnedFd::from);
+        let shown = bound.filter(|_| stdout.is_none());
+        let (stderr, terminal) = (self.stderr.take().map(OwnedFd::from), self.pty.take().map(OwnedFd::from));
+        [(stdout, bound, false), (stderr, bound, false), (terminal, shown, true)].map(|(fd, bound, terminal)| Stream {
+            file: fd.map(File::from),
+            kept: Kept::new(bound),
+            terminal,
+            hung_up: false,
+        })
     }
 }
 
@@ -79,28 +93,37 @@ fn failed(error: io::Error) -> Error {
 /// How much is read of a pipe at once: what it holds, unless somebody has enlarged it.
 const CHUNK: usize = 65_536;
 
+/// More than a terminal holds: the kernel's buffers take 64 KiB (`TTYB_DEFAULT_MEM_LIMIT`) and 4 KiB.
+const TERMINAL: usize = 1 << 20;
+
+/// How often it is looked whether a terminal that nobody has open is open again, in milliseconds.
+const AGAIN: u8 = 20;
+
 /// The start of what was written, and whether there was more.
 pub(crate) struct Kept {
     pub(crate) data: Vec<u8>,
-    bound: usize,
+    /// None keeps nothing, and misses nothing.
+    bound: Option<usize>,
     pub(crate) truncated: bool,
 }
 
 impl Kept {
-    pub(crate) fn new(bound: u64) -> Self {
-        Self { data: Vec::new(), bound: usize::try_from(bound).unwrap_or(usize::MAX), truncated: false }
+    pub(crate) fn new(bound: Option<u64>) -> Self {
+        let bound = bound.map(|bound| usize::try_from(bound).unwrap_or(usize::MAX));
+        Self { data: Vec::new(), bound, truncated: false }
     }
 
     /// Reads once; returns how much there was.
     pub(crate) fn read(&mut self, from: &mut impl Read) -> io::Result<usize> {
         let length = self.data.len();
-        let room = CHUNK.min(self.bound - length);
+        let bound = self.bound.unwrap_or(0);
+        let room = CHUNK.min(bound - length);
         if room == 0 {
             let read = from.read(&mut [0; CHUNK])?;
-            self.truncated |= read > 0;
+            self.truncated |= read > 0 && self.bound.is_some();
             return Ok(read);
         }
-        self.make_room(room)?;
+        self.make_room(room, bound)?;
         self.data.resize(length + room, 0);
         let read = from.read(self.data.get_mut(length..).unwrap_or_default());
         self.data.truncate(length + read.as_ref().map_or(0, |read| *read));
@@ -108,12 +131,12 @@ impl Kept {
     }
 
     /// Never for more than the bound, which doubling would exceed.
-    fn make_room(&mut self, room: usize) -> io::Result<()> {
+    fn make_room(&mut self, room: usize, bound: usize) -> io::Result<()> {
         let length = self.data.len();
         if self.data.capacity() - length >= room {
             return Ok(());
         }
-        let wanted = length.saturating_mul(2).clamp(length + room, self.bound);
+        let wanted = length.saturating_mul(2).clamp(length + room, bound);
         self.data.try_reserve_exact(wanted - length).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))
     }
 }
@@ -122,14 +145,24 @@ impl Kept {
 struct Stream {
     file: Option<File>,
     kept: Kept,
+    /// Whether it is the master of a terminal.
+    terminal: bool,
+    /// Whether nobody had the terminal open just now.
+    hung_up: bool,
 }
 
 impl Stream {
-    fn set_nonblocking(&self) -> io::Result<()> {
+    /// Lets no read and no write wait; and types an end of file, as a pipe is closed.
+    fn begin(&mut self) -> io::Result<()> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
-        let Some(file) = &self.file else { return Ok(()) };
-        let flags = OFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GETFL)?);
-        fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let flags = OFlag::from_bits_truncate(fcntl(&*file, FcntlArg::F_GETFL)?);
+        fcntl(&*file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        if self.terminal {
+            const END_OF_FILE: &[u8] = b"\x04";
+            // Where the program has not read what was typed before, there is no room.
+            let _ = file.write(END_OF_FILE);
+        }
         Ok(())
     }
 
@@ -140,6 +173,8 @@ impl Stream {
             Ok(0) => self.file = None,
             Ok(read) => return Ok(Some(read)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The program may open it again; and to close it now would send SIGHUP.
+            Err(error) if self.terminal && error.raw_os_error() == Some(libc::EIO) => self.hung_up = true,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Some(0)),
             Err(error) => return Err(error),
         }
@@ -148,7 +183,10 @@ impl Stream {
 
     /// Reads what is there now, and no more: somebody in another sandbox who was passed an end may go on writing for ever.
     fn read_rest(&mut self) -> io::Result<()> {
-        let waiting = |file: &File| sys::bytes_waiting(file.as_fd()).unwrap_or(0);
+        let waiting = |file: &File| match self.terminal {
+            true => TERMINAL,
+            false => sys::bytes_waiting(file.as_fd()).unwrap_or(0),
+        };
         let mut left = self.file.as_ref().map_or(0, waiting);
         while left > 0 {
             let Some(read) = self.read()? else { break };
@@ -159,16 +197,22 @@ impl Stream {
 }
 
 /// Waits for one of the streams or for the end of the program, which it returns.
-fn wait_readable(program: BorrowedFd<'_>, streams: &[Stream]) -> io::Result<bool> {
-    let files = streams.iter().filter_map(|stream| stream.file.as_ref());
+fn wait_readable(program: BorrowedFd<'_>, streams: &mut [Stream]) -> io::Result<bool> {
+    let timeout = match streams.iter().any(|stream| stream.hung_up) {
+        true => PollTimeout::from(AGAIN),
+        false => PollTimeout::NONE,
+    };
+    let files = streams.iter().filter(|stream| !stream.hung_up).filter_map(|stream| stream.file.as_ref());
     let fds = [program].into_iter().chain(files.map(AsFd::as_fd));
     let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     loop {
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, timeout) {
             Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => break,
         }
     }
-    Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
+    let over = fds.first().and_then(PollFd::any).unwrap_or(false);
+    streams.iter_mut().for_each(|stream| stream.hung_up = false);
+    Ok(over)
 }

@@ -16,10 +16,15 @@ pub(crate) enum Kind {
     Inherit,
     Null,
     Piped,
+    /// The program's own terminal.
+    Pty,
     Fd(Arc<OwnedFd>),
 }
 
 impl Stdio {
+    /// The terminal of the program, which it has to have.
+    pub(crate) const PTY: Self = Stdio(Kind::Pty);
+
     /// The stream of the host process. Where that is closed, `/dev/null`.
     pub fn inherit() -> Self {
         Stdio(Kind::Inherit)
@@ -85,6 +90,7 @@ pub(crate) fn lower(streams: [&Stdio; 3], passed: &[Passed], steps: &mut Vec<Ste
                 steps.push(Step::InstallNull { given: given.len(), write, fd });
                 given.push(Given::Null { write });
             }
+            Kind::Pty => steps.push(Step::InstallPty { fd }),
             Kind::Piped => install("pipe", Given::Pipe { write: fd != 0 }, fd, &mut given, steps),
             Kind::Fd(source) => install("fd", Given::Fd(source.clone()), fd, &mut given, steps),
         }

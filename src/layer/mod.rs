@@ -13,3 +13,4 @@ pub(crate) mod namespaces;
 pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod seccomp;
+pub(crate) mod terminal;

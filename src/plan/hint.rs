@@ -20,6 +20,9 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::Copy { .. }, _, libc::ELOOP) => "the directory is nested too deeply, or its path has become a link",
         (Step::RootCopy { .. }, _, libc::EACCES) => "the caller may not read all of the root directory",
         (Step::RootCopy { .. }, _, libc::ELOOP) => "the root directory is nested too deeply",
+        (Step::OpenPty { .. }, Operand::Target, _) => {
+            "a terminal needs a /dev with the sandbox's own ptmx and pts, or the host's without Namespaces::MOUNT"
+        }
         (Step::Place { .. }, Operand::Target, libc::ENOTDIR) => "a file is on the way to the target",
         (Step::Place { .. }, Operand::Target, libc::EACCES) => MISSING_AT_NOBODYS,
         (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::ENOENT) => {

@@ -8,6 +8,9 @@ use super::operand::{Content, HostPath, Inside, MapLines, Memory, Operand, Upper
 use crate::error::Layer;
 use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
 
+/// Where terminals are made: pts(4).
+pub(crate) const PTMX: &CStr = c"/dev/ptmx";
+
 /// What the kernel is asked for, once.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -146,6 +149,20 @@ pub(crate) enum Step {
     },
     /// Starts a session of its own, with no controlling terminal.
     Setsid,
+    /// Opens a terminal that belongs to a user, by [`PTMX`].
+    OpenPty {
+        rows: u16,
+        columns: u16,
+        owner: u32,
+    },
+    /// Makes it the controlling terminal.
+    TakeTerminal,
+    /// Hands its master to the host.
+    HandPtyOver,
+    /// Puts it in the place of a stream.
+    InstallPty {
+        fd: i32,
+    },
     /// Leaves the session keyring of the host process for an empty one.
     SessionKeyring,
     /// Leaves an inherited standard stream open.
@@ -290,6 +307,7 @@ impl Step {
             Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. } => {
                 Layer::Fds
             }
+            Step::OpenPty { .. } | Step::TakeTerminal | Step::HandPtyOver | Step::InstallPty { .. } => Layer::Fds,
             Step::Limit { .. } => Layer::Limits,
             Step::Securebits { .. }
             | Step::BoundingSet { .. }
@@ -344,6 +362,7 @@ impl Step {
             (Step::Protect { at } | Step::Seal { at, .. }, _) => &at.path,
             (Step::Chdir { path } | Step::LandlockPath { path, .. }, _) => path,
             (Step::Look { program, .. } | Step::Exec { program, .. }, _) => program,
+            (Step::OpenPty { .. }, Operand::Target) => PTMX,
             (Step::WriteProc { path, .. }, _) => return Some(os(path).into()),
             _ => return None,
         };

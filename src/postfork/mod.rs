@@ -8,6 +8,7 @@ mod copy;
 mod mount;
 mod overlay;
 mod program;
+mod terminal;
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -33,7 +34,7 @@ pub(crate) struct Context<'a> {
     pub(crate) given: &'a [RawFd],
     /// The devices of the file systems that this sandbox has made, and may make files on: 0 for a free place.
     pub(crate) own: &'a [AtomicU64],
-    /// Where the host gets the directory of what the program writes.
+    /// Where the host gets the directory of what the program writes, and then the master of its terminal.
     pub(crate) handover: RawFd,
     /// The ids of the writable mounts that init has made, in their order, each plus 1: 0 for none yet.
     pub(crate) writable: &'a [AtomicU64],
@@ -260,6 +261,7 @@ impl<'a> Children<'a> {
             staged: None,
             kept: None,
             ruleset: None,
+            pty: None,
         };
         for (index, step) in self.plan.steps.iter().enumerate().take(steps.end).skip(steps.start) {
             report.at(index);
@@ -320,6 +322,8 @@ struct State<'a> {
     kept: Option<Fd>,
     /// The Landlock rules, until they are in force.
     ruleset: Option<Fd>,
+    /// The program's terminal.
+    pty: Option<terminal::Pty>,
 }
 
 impl State<'_> {
@@ -401,6 +405,10 @@ impl State<'_> {
                 self.exec_init(*mode, *kept, *securebits, argv, envp)
             }
             Step::Setsid => Ok(sys::setsid()?),
+            Step::OpenPty { rows, columns, owner } => self.open_pty(*rows, *columns, *owner),
+            Step::TakeTerminal => self.take_terminal(),
+            Step::HandPtyOver => self.hand_pty_over(),
+            Step::InstallPty { fd } => self.install_pty(*fd),
             Step::SessionKeyring => self.leave_session_keyring(),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),
             Step::Install { given, fd, .. } => self.install(*given, *fd),

@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
 use crate::changes::Written;
-use crate::child::{Child, Parts};
+use crate::child::{Child, Parts, Pty};
 use crate::error::{Error, Layer, Result};
 use crate::plan::{self, Given, Lack, Launch, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports};
@@ -34,7 +34,8 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let image = sys::init_image();
     let (own, writable) = (own_devices(plan), writable_mounts(plan));
     let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
-    let handover = plan.steps.iter().any(keeps_changes).then(lifeline).transpose()?;
+    let hands_over = |step: &Step| keeps_changes(step) || matches!(step, Step::HandPtyOver);
+    let handover = plan.steps.iter().any(hands_over).then(lifeline).transpose()?;
     let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;
     let number = |fd: &OwnedFd| fd.as_raw_fd();
     let context = Context {
@@ -64,9 +65,17 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     if let Some((inner, outer)) = handover {
         // Else a child that has sent nothing would be waited for.
         drop(inner);
-        let received = sys::receive_fd(outer.as_fd());
-        let changes = received.map_err(|Errno(errno)| Error::os(Layer::Mount, "receive the changes", errno))?;
-        child.set_written(Written::new(above_streams(changes.into())?, plan));
+        let receive = |layer, what| {
+            let failed = |Errno(errno)| Error::os(layer, what, errno);
+            sys::receive_fd(outer.as_fd()).map_err(failed).and_then(|fd| above_streams(fd.into()))
+        };
+        // In the order in which they are sent: init has built the root before there was a program.
+        if plan.steps.iter().any(keeps_changes) {
+            child.set_written(Written::new(receive(Layer::Mount, "receive the changes")?, plan));
+        }
+        if plan.steps.iter().any(|step| matches!(step, Step::HandPtyOver)) {
+            child.pty = Some(Pty::new(receive(Layer::Fds, "receive pty")?)?);
+        }
     }
     Ok(child)
 }
@@ -281,7 +290,9 @@ fn failed(fd: RawFd, errno: i32) -> Error {
 /// The number that a step fills.
 fn target(step: &Step) -> Option<RawFd> {
     match step {
-        Step::Install { fd, .. } | Step::InstallNull { fd, .. } | Step::Inherit { fd } => Some(*fd),
+        Step::Install { fd, .. } | Step::InstallNull { fd, .. } | Step::InstallPty { fd } | Step::Inherit { fd } => {
+            Some(*fd)
+        }
         _ => None,
     }
 }

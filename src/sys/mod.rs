@@ -15,6 +15,7 @@ mod process;
 mod query;
 mod signals;
 mod strings;
+mod terminal;
 mod tree;
 
 use core::ffi::{CStr, c_int, c_long};
@@ -30,6 +31,7 @@ pub(crate) use process::*;
 pub(crate) use query::*;
 pub(crate) use signals::*;
 pub(crate) use strings::CStringArray;
+pub(crate) use terminal::*;
 pub(crate) use tree::*;
 
 /// The error number of a failed system call.

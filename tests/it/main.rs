@@ -51,6 +51,7 @@ mod pool;
 mod pool_life;
 mod privilege;
 mod probe;
+mod pty;
 mod public_api;
 mod report;
 mod root;
