@@ -19,6 +19,7 @@ use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
+use crate::layer::terminal::PtySize;
 use crate::layer::{
     capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp, terminal,
 };
@@ -215,7 +216,7 @@ impl<'a> Resolved<'a> {
         process::lower_session(steps);
         // A terminal as soon as there is a session to control.
         if let Some(size) = command.pty {
-            terminal::lower(size, self.ids.uid, steps);
+            self.lower_terminal(size, steps);
         }
         // Descriptors before the limits: a low limit of open files must not be in the way.
         let given = fds::lower(streams, &command.passed, steps)?;
@@ -267,6 +268,15 @@ impl<'a> Resolved<'a> {
         }
         let report = self.report((restricted, landlock.lacking), seccomp);
         Ok((given, report))
+    }
+
+    fn lower_terminal(&self, size: PtySize, steps: &mut Vec<Step>) {
+        // What belongs to nobody inside, nobody can give to the program's user.
+        if self.ids.caller_unmapped {
+            capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
+            self.ids.change(steps);
+        }
+        terminal::lower(size, self.ids.uid, steps);
     }
 
     /// What a process has from the one that clones it: with a cell, that has the time to set it.
