@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::strays;
+use crate::plan::Lease;
 use crate::sys::{self, Cloned, Ended};
 
 /// A child of the host process. Dropping it does not end it.
@@ -56,14 +57,16 @@ pub(crate) struct Cell {
     detached: bool,
     /// The PID namespace of init.
     namespace: (u64, u64),
+    /// The network namespace, if another cell may have it afterwards.
+    network: Option<Lease>,
 }
 
 /// What the host tells init on the lifeline; the byte itself says nothing.
 const BYTE: &[u8] = b".";
 
 impl Cell {
-    pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64)) -> Self {
-        Self { init, lifeline: Some(lifeline), detached: false, namespace }
+    pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64), network: Option<Lease>) -> Self {
+        Self { init, lifeline: Some(lifeline), detached: false, namespace, network }
     }
 
     pub(crate) fn init(&self) -> &Process {
@@ -95,6 +98,9 @@ impl Drop for Cell {
         }
         let _ = self.init.kill();
         drop(self.lifeline.take());
-        strays::wait(&self.init, self.namespace);
+        let ended = strays::wait(&self.init, self.namespace);
+        if let Some(network) = self.network.take().filter(|_| ended) {
+            network.give_back();
+        }
     }
 }

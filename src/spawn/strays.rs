@@ -25,18 +25,19 @@ const PATIENCE: usize = 10;
 /// Reaps init, which has been killed, and first what keeps it from ending: `namespace` is the PID namespace.
 ///
 /// To look into a process that has made itself not dumpable takes privilege on newer kernels, even if it is dead. Such a one
-/// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them.
-pub(super) fn wait(init: &Process, namespace: (u64, u64)) {
+/// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them: false.
+pub(super) fn wait(init: &Process, namespace: (u64, u64)) -> bool {
     let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
     let mut unknown = 0;
     while matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR)) {
         let all_known = end(init, namespace);
         unknown = if all_known { 0 } else { unknown + 1 };
         if unknown > PATIENCE {
-            return;
+            return false;
         }
     }
     let _ = init.wait(0);
+    true
 }
 
 /// Kills what is in the namespace, and reaps what of that is the host's child and dead. No other process is touched: which
