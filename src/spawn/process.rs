@@ -85,6 +85,11 @@ impl Cell {
         told
     }
 
+    /// Ends the lifeline, and so init.
+    pub(crate) fn let_go(&mut self) {
+        drop(self.lifeline.take());
+    }
+
     fn tell(&self) -> sys::Result<()> {
         let Some(lifeline) = &self.lifeline else { return Ok(()) };
         sys::send(lifeline.as_fd(), BYTE)

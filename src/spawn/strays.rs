@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Process;
-use crate::sys;
+use crate::sys::{self, Errno};
 
 /// How long init takes, in milliseconds, where nothing is in its way. A look too early finds nothing to do.
 const SOON: u8 = 50;
@@ -57,7 +57,8 @@ fn end(init: &Process, namespace: (u64, u64)) -> bool {
         match File::open(format!("/proc/{pid}/ns/pid")) {
             Ok(own) if is_within(&own, namespace) => {
                 let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
-                let _ = sys::wait(process.as_fd(), libc::WNOHANG);
+                // Where the host is kept from reaping, there is nothing to wait for.
+                all_known &= matches!(sys::wait(process.as_fd(), libc::WNOHANG), Ok(_) | Err(Errno(libc::ECHILD)));
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => all_known &= !is_zombie_of_ours(pid),
             _ => {}

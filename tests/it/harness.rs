@@ -81,6 +81,11 @@ pub(crate) fn sh(sandbox: &Sandbox, script: &str) -> String {
 
 /// Compiles a C program, once for each source in a run of the tests. Static: it runs in an empty root.
 pub(crate) fn compile_static(name: &str, source: &str) -> PathBuf {
+    compile(name, source, &["-O1", "-static", "-pthread"])
+}
+
+/// The same, with other options.
+pub(crate) fn compile(name: &str, source: &str, options: &[&str]) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     extern "C" fn clean_up() {
         let _ = DIR.get().map(fs::remove_dir_all);
@@ -96,7 +101,7 @@ pub(crate) fn compile_static(name: &str, source: &str) -> PathBuf {
     if !program.exists() {
         let code = dir.join(format!("{name}.c"));
         fs::write(&code, source).unwrap();
-        let status = Command::new("cc").args(["-O1", "-static", "-pthread", "-o"]).arg(&program).arg(&code).status();
+        let status = Command::new("cc").args(options).arg("-o").arg(&program).arg(&code).status();
         assert!(status.unwrap().success(), "cc compiles {name}");
     }
     program

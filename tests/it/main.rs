@@ -51,7 +51,9 @@ mod pool_life;
 mod privilege;
 mod probe;
 mod public_api;
+mod refused;
 mod report;
+mod robustness;
 mod root;
 mod seccomp;
 #[cfg(feature = "image")]
