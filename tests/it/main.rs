@@ -41,6 +41,7 @@ mod killed;
 mod landlock;
 mod languages;
 mod lifecycle;
+mod machine;
 mod misuse;
 mod mounts;
 mod namespaces;
