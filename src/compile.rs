@@ -13,6 +13,7 @@ use crate::distroless;
 use crate::error::{Error, ErrorKind, Layer, Result};
 #[cfg(feature = "image")]
 use crate::image::{Settled, settle};
+use crate::layer::capabilities::Capabilities;
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
@@ -113,7 +114,7 @@ impl<'a> Resolved<'a> {
             let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
             // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
             // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
-            let init = exec_init(0o555, vec![c"belljar-init".into(), c"holder".into()]);
+            let init = exec_init(0o555, Capabilities::empty(), vec![c"belljar-init".into(), c"holder".into()]);
             plan.steps.extend([clone, init, self.ids.write_outside()]);
             plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
         }
@@ -351,6 +352,15 @@ impl<'a> Resolved<'a> {
         report
     }
 
+    /// What init needs to send a signal to all: a capability where the ids of the program are, or can become, others.
+    fn kept_for_init(&self) -> Capabilities {
+        let differ = self.ids.changes && !self.ids.caller_unmapped;
+        match differ || self.sandbox.capabilities.contains(Capabilities::SETUID) {
+            true => Capabilities::KILL,
+            false => Capabilities::empty(),
+        }
+    }
+
     /// A cell, whose init builds the root, and the program in it.
     fn arrange_cell(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         let net = self.has(Namespaces::NET);
@@ -360,7 +370,7 @@ impl<'a> Resolved<'a> {
             let last = inside.iter().position(|step| matches!(step, Step::Pivot)).unwrap_or(inside.len());
             inside.insert(last, Step::JoinNetwork);
         }
-        inside.push(exec_init(0o111, vec![c"belljar-init".into()]));
+        inside.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME;
         let first = self.own - later;
         let clone = match self.holder() {
@@ -452,7 +462,7 @@ fn unshare(namespaces: Namespaces) -> Option<Step> {
 }
 
 /// Init sees no argument and no environment of the host's. One that can't read its own file is not dumpable.
-fn exec_init(mode: u32, argv: Vec<CString>) -> Step {
+fn exec_init(mode: u32, kept: Capabilities, argv: Vec<CString>) -> Step {
     let (argv, envp) = (CStringArray::new(argv), CStringArray::new(Vec::new()));
-    Step::ExecInit { mode, securebits: capabilities::SECUREBITS, argv, envp }
+    Step::ExecInit { mode, kept: kept.bits(), securebits: capabilities::SECUREBITS, argv, envp }
 }

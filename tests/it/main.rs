@@ -7,6 +7,7 @@
 mod again;
 mod alone;
 mod async_host;
+mod capture;
 mod changes;
 #[cfg(feature = "image")]
 mod commit;
@@ -57,6 +58,7 @@ mod report;
 mod robustness;
 mod root;
 mod seccomp;
+mod signals;
 #[cfg(feature = "image")]
 mod store;
 #[cfg(feature = "image")]

@@ -140,14 +140,20 @@ impl Limits {
         self
     }
 
-    /// Sets how many bytes of each captured stream are kept.
+    /// Sets how many bytes the program may write to standard output, and how many to standard error, where they are
+    /// captured by [`Command::output`](crate::Command::output) or
+    /// [`Child::wait_with_output`](crate::Child::wait_with_output). The first of them are kept; when there is one more, the
+    /// sandbox is killed, and the cause is [`OutputLimit`](crate::Cause::OutputLimit). Without this limit 32 MiB of each are
+    /// kept, the rest is read and forgotten, and the program runs on.
+    ///
+    /// What is not protected: streams that are not captured. A pipe that the caller reads by itself holds 64 KiB, and then the
+    /// program waits; a file that is passed as a stream grows up to [`file_size`](Limits::file_size).
     pub fn output(mut self, bytes: u64) -> Self {
         self.output = Some(bytes);
         self
     }
 
     /// How many bytes of each captured stream are kept.
-    #[allow(dead_code)]
     pub(crate) fn output_limit(&self) -> Option<u64> {
         self.output
     }
