@@ -122,7 +122,7 @@ impl Resolved<'_> {
             init.append(&mut private);
             init.push(Step::JoinNetwork);
         }
-        init.push(exec_init(0o111, vec![c"belljar-init".into()]));
+        init.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         private.append(&mut program);
         let init = Launch { clone: clone_init, body: plan.extend(init) };
         let meanwhile = plan.extend(self.lower_meanwhile(makes));
