@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::strays;
+use crate::plan::Lease;
 use crate::sys::{self, Cloned, Ended, Errno};
 
 /// A child of the host process. Dropping it does not end it.
@@ -60,14 +61,16 @@ pub(crate) struct Cell {
     detached: bool,
     /// The PID namespace of init.
     namespace: (u64, u64),
+    /// The network namespace, if another cell may have it afterwards.
+    network: Option<Lease>,
 }
 
 /// What the host tells init on the lifeline, once the program has started: that it was detached. All else is a signal.
 const DETACHED: u8 = 0;
 
 impl Cell {
-    pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64)) -> Self {
-        Self { init, lifeline: Some(lifeline), detached: false, namespace }
+    pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64), network: Option<Lease>) -> Self {
+        Self { init, lifeline: Some(lifeline), detached: false, namespace, network }
     }
 
     pub(crate) fn init(&self) -> &Process {
@@ -95,6 +98,11 @@ impl Cell {
         told
     }
 
+    /// Ends the lifeline, and so init.
+    pub(crate) fn let_go(&mut self) {
+        drop(self.lifeline.take());
+    }
+
     fn tell(&self, what: u8) -> sys::Result<()> {
         let Some(lifeline) = &self.lifeline else { return Ok(()) };
         sys::send(lifeline.as_fd(), &[what])
@@ -108,6 +116,9 @@ impl Drop for Cell {
         }
         let _ = self.init.kill();
         drop(self.lifeline.take());
-        strays::wait(&self.init, self.namespace);
+        let ended = strays::wait(&self.init, self.namespace);
+        if let Some(network) = self.network.take().filter(|_| ended) {
+            network.give_back();
+        }
     }
 }
