@@ -1,5 +1,7 @@
 //! The handle of a running program.
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod capture;
 mod wait;
 
@@ -18,6 +20,10 @@ use crate::report::Report;
 use crate::spawn::{Cell, Process};
 use crate::sys::Errno;
 
+#[cfg(feature = "tokio")]
+pub(crate) use asynchronous::in_runtime;
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
 pub use capture::Output;
 
 /// A program that runs in a sandbox.
@@ -177,20 +183,31 @@ impl Child {
         if let Some(outcome) = self.outcome.clone() {
             return Ok(Some(outcome));
         }
+        let Some(ended) = self.reap(options) else { return Ok(None) };
+        self.conclude(ended).map(Some)
+    }
+
+    /// Reaps the program. What else is in the sandbox may still be there.
+    fn reap(&mut self, options: i32) -> Option<Result<(ExitStatus, Usage)>> {
         let ended = match self.program.wait(options) {
-            Ok(None) => return Ok(None),
+            Ok(None) => return None,
             Ok(Some(ended)) => Ok((wait::status(&ended), wait::usage(&ended, self.host_peak))),
             Err(errno) => self.status_after_reaping(errno),
         };
         let wall_time = self.started.elapsed();
+        Some(ended.map(|(status, usage)| (status, Usage { wall_time, ..usage })))
+    }
+
+    /// Ends the cell of a program that is reaped.
+    fn conclude(&mut self, ended: Result<(ExitStatus, Usage)>) -> Result<Outcome> {
         // Whatever is left in the sandbox ends now, the outcome known or not.
         self.end_cell();
         self.release_changes();
         let (status, usage) = ended?;
         let killed = self.killed && status.signal() == Some(libc::SIGKILL);
-        let outcome = Outcome::new(status, killed, Usage { wall_time, ..usage }, self.written.clone());
+        let outcome = Outcome::new(status, killed, usage, self.written.clone());
         self.outcome = Some(outcome.clone());
-        Ok(Some(outcome))
+        Ok(outcome)
     }
 
     /// Nobody inside writes to the root any more.

@@ -198,6 +198,8 @@ mod spawn;
 mod sys;
 
 pub use changes::{Change, ChangeKind, ChangeLimits, Changes, FileType};
+#[cfg(feature = "tokio")]
+pub use child::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
 pub use child::{Child, Output};
 pub use command::Command;
 #[cfg(feature = "image")]

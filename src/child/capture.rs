@@ -33,32 +33,61 @@ impl Child {
     /// As for [`wait`](Child::wait), and where reading a pipe fails.
     pub fn wait_with_output(mut self) -> Result<Output> {
         drop(self.stdin.take());
-        let mut streams = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)]
-            .map(|stream| Stream { file: stream.map(File::from), data: Vec::new() });
-        let failed =
-            |error: io::Error| Error::os(Layer::Process, "read output", error.raw_os_error().unwrap_or(libc::EIO));
-        for stream in &streams {
-            stream.set_nonblocking().map_err(failed)?;
-        }
-        while streams.iter().any(|stream| stream.file.is_some()) {
-            let over = wait_readable(self.program.as_fd(), &streams).map_err(failed)?;
+        let mut capture = Capture::new([self.stdout.take().map(Into::into), self.stderr.take().map(Into::into)])?;
+        while capture.is_open() {
+            let over = wait_readable(self.program.as_fd(), capture.fds()).map_err(failed)?;
             if over {
                 break;
             }
-            for stream in &mut streams {
-                stream.read().map_err(failed)?;
-            }
+            capture.read()?;
         }
         let outcome = self.wait()?;
+        capture.finish(outcome)
+    }
+}
+
+/// What is collected of the piped streams.
+pub(super) struct Capture([Stream; 2]);
+
+impl Capture {
+    pub(super) fn new(fds: [Option<OwnedFd>; 2]) -> Result<Self> {
+        let streams = fds.map(|fd| Stream { file: fd.map(File::from), data: Vec::new() });
+        for stream in &streams {
+            stream.set_nonblocking().map_err(failed)?;
+        }
+        Ok(Self(streams))
+    }
+
+    /// Whether there may be more to read.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.iter().any(|stream| stream.file.is_some())
+    }
+
+    /// What to wait for.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().filter_map(|stream| stream.file.as_ref()).map(AsFd::as_fd)
+    }
+
+    /// Reads each stream once, and waits for none.
+    pub(super) fn read(&mut self) -> Result<()> {
+        self.0.iter_mut().try_for_each(|stream| stream.read().map(drop)).map_err(failed)
+    }
+
+    /// Reads the rest, when the sandbox is over.
+    pub(super) fn finish(mut self, outcome: Outcome) -> Result<Output> {
         // What is in the pipes now is the rest, and no more: somebody in another sandbox who was passed an end may go on
         // writing for ever.
-        for stream in &mut streams {
+        for stream in &mut self.0 {
             let end = stream.data.len() + stream.waiting();
             while stream.data.len() < end && stream.read().map_err(failed)? {}
         }
-        let [stdout, stderr] = streams.map(|stream| stream.data);
+        let [stdout, stderr] = self.0.map(|stream| stream.data);
         Ok(Output { outcome, stdout, stderr })
     }
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::os(Layer::Process, "read output", error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// How much is read of a pipe at once: what it holds, unless somebody has enlarged it.
@@ -103,9 +132,8 @@ impl Stream {
 }
 
 /// Waits for one of the streams or for the end of the program, which it returns.
-fn wait_readable(program: BorrowedFd<'_>, streams: &[Stream]) -> io::Result<bool> {
-    let files = streams.iter().filter_map(|stream| stream.file.as_ref());
-    let fds = [program].into_iter().chain(files.map(AsFd::as_fd));
+fn wait_readable<'a>(program: BorrowedFd<'a>, streams: impl Iterator<Item = BorrowedFd<'a>>) -> io::Result<bool> {
+    let fds = [program].into_iter().chain(streams);
     let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     loop {
         match poll(&mut fds, PollTimeout::NONE) {

@@ -82,6 +82,24 @@ impl Cell {
         told
     }
 
+    /// Begins what dropping it does, and waits for nothing.
+    pub(crate) fn begin_to_end(&mut self) {
+        let _ = self.init.kill();
+        drop(self.lifeline.take());
+    }
+
+    /// Looks for what keeps init from ending. False means that init is to be left to it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn search(&self, search: &mut strays::Search) -> bool {
+        search.again(&self.init, self.namespace)
+    }
+
+    /// Leaves a killed init to what keeps it from ending.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn leave(&mut self) {
+        self.detached = true;
+    }
+
     fn tell(&self) -> sys::Result<()> {
         let Some(lifeline) = &self.lifeline else { return Ok(()) };
         sys::send(lifeline.as_fd(), BYTE)
@@ -93,8 +111,7 @@ impl Drop for Cell {
         if self.detached {
             return;
         }
-        let _ = self.init.kill();
-        drop(self.lifeline.take());
+        self.begin_to_end();
         strays::wait(&self.init, self.namespace);
     }
 }
