@@ -51,6 +51,9 @@
 //! # Ok::<(), belljar::Error>(())
 //! ```
 //!
+//! Tasks of a tokio runtime start and await programs with the feature `tokio`: `spawn_async`, `status_async` and `output_async` of
+//! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that is dropped kills its sandbox.
+//!
 //! [`Command::plan`] prints every step that a start takes, and takes none; [`host::probe`] tells what a host can do.
 //!
 //! # What holds

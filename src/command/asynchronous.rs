@@ -13,8 +13,7 @@ impl Command {
     ///
     /// The start itself is a call that blocks the thread, for about a millisecond, or a tenth of one from a
     /// [`Pool`](crate::Pool): the kernel suspends a thread that starts a program in its own memory until that is executed.
-    /// Where many are started in a runtime that must answer fast, do it in `tokio::task::spawn_blocking`, from which the
-    /// handle can be brought back.
+    /// In a runtime that has to answer faster, call it in `tokio::task::spawn_blocking`, and take the handle from there.
     ///
     /// # Errors
     ///
