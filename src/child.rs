@@ -238,7 +238,7 @@ impl Drop for Child {
         if self.outcome.is_none() {
             let _ = self.kill();
             // The program first: init ends only when all processes of the cell are reaped.
-            let _ = self.program.wait(0);
+            self.program.reap_killed();
             self.end_cell();
             self.release_changes();
         }

@@ -1,9 +1,15 @@
 //! Owning processes: by pidfd, so that no process id is ever mistaken for another.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::strays;
 use crate::sys::{self, Cloned, Ended};
+
+/// How many milliseconds init, which takes everybody inside along, has to take a tracer along.
+const TRACED: usize = 100;
 
 /// A child of the host process. Dropping it does not end it.
 #[derive(Debug)]
@@ -28,6 +34,19 @@ impl Process {
     /// Waits for the end with waitid(2), and reaps.
     pub(crate) fn wait(&self, options: i32) -> sys::Result<Option<Ended>> {
         sys::wait(self.as_fd(), options)
+    }
+
+    /// Reaps what was killed, as soon as it has ended. Not if somebody who traces it does not let go of it (ptrace(2)): there
+    /// it stays a zombie, and the host does not wait.
+    pub(crate) fn reap_killed(&self) {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut fds, PollTimeout::NONE) == Err(nix::Error::EINTR) {}
+        for _ in 0..TRACED {
+            if !matches!(self.wait(libc::WNOHANG), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub(crate) fn kill(&self) -> sys::Result<()> {

@@ -530,11 +530,12 @@ fn processes_that_a_program_has_made_the_hosts_children_are_reaped() {
     });
 }
 
-/// Its child traces it, and does not let go of it when it has ended.
-fn traced() -> Command {
+/// Its child traces it, and does not let go of it when it has ended. It writes that child's id.
+fn traced(namespaces: Namespaces) -> Command {
     let program = compile_static(
         "async-traced",
         r#"
+        #include <stdio.h>
         #include <sys/prctl.h>
         #include <sys/ptrace.h>
         #include <unistd.h>
@@ -544,24 +545,71 @@ fn traced() -> Command {
             if (pipe(ready)) return 1;
             prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
             pid_t traced = getpid();
-            if (fork() == 0) {
+            pid_t tracer = fork();
+            if (tracer == 0) {
                 if (ptrace(PTRACE_SEIZE, traced, 0, 0)) _exit(1);
                 if (write(ready[1], "!", 1) == 1) for (;;) pause();
             }
             close(ready[1]);
-            return read(ready[0], &byte, 1) == 1 ? 15 : 2;
+            if (read(ready[0], &byte, 1) != 1) return 2;
+            dprintf(1, "%d\n", tracer);
+            return 15;
         }
         "#,
     );
-    with_program(&program).seccomp(Seccomp::container().allow(["ptrace"])).command("/program")
+    let sandbox = with_program(&program).namespaces(namespaces);
+    sandbox.seccomp(Seccomp::container().allow(["ptrace"])).command("/program")
 }
 
 #[test]
 fn a_program_that_is_traced_to_its_end_keeps_no_thread_of_the_runtime() {
     one_thread().block_on(async {
-        let (traced, other) = tokio::join!(traced().status_async(), sh("exit 16").status_async());
-        assert_eq!((traced.unwrap().code(), other.unwrap().code()), (Some(15), Some(16)));
+        // Init takes the tracer along.
+        let (traced, other) = tokio::join!(traced(Namespaces::all()).output_async(), sh("exit 16").status_async());
+        assert_eq!((traced.unwrap().outcome.code(), other.unwrap().code()), (Some(15), Some(16)));
     });
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // Without a PID namespace nobody does: the program has ended, and can't be reaped.
+        let (mut child, tracer) = held().await;
+        let waited = tokio::time::timeout(Duration::from_millis(100), child.wait()).await;
+        kill(tracer);
+        waited.unwrap_err();
+        assert_eq!(child.wait().await.unwrap().code(), Some(15));
+    });
+}
+
+#[test]
+fn a_drop_does_not_wait_for_who_traces_a_program_that_has_ended() {
+    let (child, tracer) = one_thread().block_on(held());
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(child);
+        sender.send(())
+    });
+    let dropped = receiver.recv_timeout(AGES);
+    kill(tracer);
+    dropped.unwrap();
+    // It was left as a zombie, which goes as nobody else may see it.
+    // SAFETY: Without a place for the status, no memory is written.
+    assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
+}
+
+/// A program that has ended, or is about to, and the id of who does not let go of it.
+async fn held() -> (AsyncChild, i32) {
+    let mut command = traced(Namespaces::all() - Namespaces::PID);
+    let mut child = command.stdout(Stdio::piped()).spawn_async().unwrap();
+    let mut tracer = Vec::new();
+    while tracer.last() != Some(&b'\n') {
+        tracer.push(child.stdout.as_mut().unwrap().read_u8().await.unwrap());
+    }
+    (child, std::str::from_utf8(&tracer).unwrap().trim().parse().unwrap())
+}
+
+fn kill(pid: i32) {
+    // SAFETY: No pointers; the process waits for this.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
 }
 
 #[test]
