@@ -494,7 +494,7 @@ fn changes_can_be_read_when_the_wait_is_over() {
         let sandbox = host().rootfs(Rootfs::host().ephemeral());
         let outcome = sandbox.command("sh").args(["-c", "echo new > /new"]).status_async().await.unwrap();
         let changes = outcome.changes().unwrap();
-        assert!(changes.iter().any(|change| change.path() == "/new"), "{changes:?}");
+        assert!(changes.iter().any(|change| change.path() == std::path::Path::new("/new")), "{changes:?}");
     });
 }
 
