@@ -59,6 +59,13 @@ pub struct Child {
     keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
 
+/// What is known of a program when it is reaped.
+#[derive(Debug)]
+struct Reaped {
+    status: ExitStatus,
+    usage: Usage,
+}
+
 /// What a new child starts from.
 pub(crate) struct Parts {
     pub(crate) program: Process,
@@ -183,27 +190,27 @@ impl Child {
         if let Some(outcome) = self.outcome.clone() {
             return Ok(Some(outcome));
         }
-        let Some(ended) = self.reap(options) else { return Ok(None) };
-        self.conclude(ended).map(Some)
+        let Some(reaped) = self.reap(options) else { return Ok(None) };
+        self.conclude(reaped).map(Some)
     }
 
     /// Reaps the program. What else is in the sandbox may still be there.
-    fn reap(&mut self, options: i32) -> Option<Result<(ExitStatus, Usage)>> {
+    fn reap(&mut self, options: i32) -> Option<Result<Reaped>> {
         let ended = match self.program.wait(options) {
             Ok(None) => return None,
             Ok(Some(ended)) => Ok((wait::status(&ended), wait::usage(&ended, self.host_peak))),
             Err(errno) => self.status_after_reaping(errno),
         };
         let wall_time = self.started.elapsed();
-        Some(ended.map(|(status, usage)| (status, Usage { wall_time, ..usage })))
+        Some(ended.map(|(status, usage)| Reaped { status, usage: Usage { wall_time, ..usage } }))
     }
 
     /// Ends the cell of a program that is reaped.
-    fn conclude(&mut self, ended: Result<(ExitStatus, Usage)>) -> Result<Outcome> {
+    fn conclude(&mut self, reaped: Result<Reaped>) -> Result<Outcome> {
         // Whatever is left in the sandbox ends now, the outcome known or not.
         self.end_cell();
         self.release_changes();
-        let (status, usage) = ended?;
+        let Reaped { status, usage } = reaped?;
         let killed = self.killed && status.signal() == Some(libc::SIGKILL);
         let outcome = Outcome::new(status, killed, usage, self.written.clone());
         self.outcome = Some(outcome.clone());

@@ -7,12 +7,12 @@ mod readable;
 mod streams;
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::{Child, Output};
+use super::capture::Capture;
+use super::{Child, Output, Reaped};
 use crate::error::{Error, Layer, Result};
-use crate::outcome::{Outcome, Usage};
+use crate::outcome::Outcome;
 use crate::report::Report;
 use crate::spawn::Search;
 pub(crate) use readable::in_runtime;
@@ -69,8 +69,8 @@ pub struct AsyncChild {
     /// The end of a pipe from the program's standard error, if that was piped.
     pub stderr: Option<AsyncChildStderr>,
     child: Child,
-    /// What the kernel has told of a program that is reaped, until the rest of the sandbox has ended too.
-    ended: Option<Result<(ExitStatus, Usage)>>,
+    /// What is known of a program that is reaped, until the rest of the sandbox has ended too.
+    reaped: Option<Result<Reaped>>,
 }
 
 impl AsyncChild {
@@ -82,13 +82,13 @@ impl AsyncChild {
             stdout: child.stdout.take().map(AsyncChildStdout::new).transpose().map_err(failed)?,
             stderr: child.stderr.take().map(AsyncChildStderr::new).transpose().map_err(failed)?,
             child,
-            ended: None,
+            reaped: None,
         })
     }
 
     /// The program's process id, as the host sees it. None once it has been waited for: the id may be another's then.
     pub fn id(&self) -> Option<u32> {
-        (self.child.outcome.is_none() && self.ended.is_none()).then(|| self.child.id())
+        (self.child.outcome.is_none() && self.reaped.is_none()).then(|| self.child.id())
     }
 
     /// Tells which layers are in force, and where one is not whole, why.
@@ -146,8 +146,8 @@ impl AsyncChild {
     ///
     /// As for [`Child::wait`].
     pub fn try_wait(&mut self) -> Result<Option<Outcome>> {
-        match self.ended.take() {
-            Some(ended) => self.child.conclude(ended).map(Some),
+        match self.reaped.take() {
+            Some(reaped) => self.child.conclude(reaped).map(Some),
             None => self.child.try_wait(),
         }
     }
@@ -186,23 +186,26 @@ impl AsyncChild {
     /// # Errors
     ///
     /// As for [`Child::detach`].
-    pub fn detach(self) -> Result<()> {
+    pub fn detach(mut self) -> Result<()> {
+        if self.reaped.is_some() {
+            self.try_wait()?;
+        }
         self.child.detach()
     }
 
-    fn capture(&mut self) -> Result<super::capture::Capture> {
+    fn capture(&mut self) -> Result<Capture> {
         let stdout = self.stdout.take().map(AsyncChildStdout::into_nonblocking_fd).transpose();
         let stderr = self.stderr.take().map(AsyncChildStderr::into_nonblocking_fd).transpose();
         let failed = |error: std::io::Error| failed("read output", &error);
-        super::capture::Capture::new([stdout.map_err(failed)?, stderr.map_err(failed)?])
+        Capture::new([stdout.map_err(failed)?, stderr.map_err(failed)?])
     }
 
     /// Waits for the program alone.
     async fn reap(&mut self) -> Result<()> {
-        while self.ended.is_none() {
+        while self.reaped.is_none() {
             readable(&[self.child.program.as_fd()], None).await?;
-            self.ended = self.child.reap(libc::WNOHANG);
-            if self.ended.is_none() {
+            self.reaped = self.child.reap(libc::WNOHANG);
+            if self.reaped.is_none() {
                 // Somebody inside traces it, and has to let go of it first (ptrace(2)): init takes him along.
                 readable(&[], Some(TRACED)).await?;
             }
