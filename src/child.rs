@@ -3,6 +3,7 @@
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod capture;
+mod signal;
 mod wait;
 
 use std::any::Any;
@@ -14,7 +15,7 @@ use std::time::Instant;
 
 use crate::changes::Written;
 use crate::error::{Error, Layer, Result};
-use crate::outcome::{Outcome, Usage};
+use crate::outcome::{Cause, Outcome, Usage};
 use crate::pool;
 use crate::report::Report;
 use crate::spawn::{Cell, Process};
@@ -49,7 +50,12 @@ pub struct Child {
     cell: Option<Cell>,
     started: Instant,
     host_peak: u64,
-    killed: bool,
+    /// What the host has ended the program for.
+    ended: Option<Cause>,
+    /// How many bytes of each stream the program may write where they are captured.
+    output_limit: Option<u64>,
+    /// What asks the program to end.
+    stop_signal: i32,
     outcome: Option<Outcome>,
     report: Report,
     written: Option<Arc<Written>>,
@@ -89,7 +95,9 @@ impl Child {
             cell: parts.cell,
             started: parts.started,
             host_peak: parts.host_peak,
-            killed: false,
+            ended: None,
+            output_limit: None,
+            stop_signal: libc::SIGTERM,
             outcome: None,
             report: parts.report,
             written: None,
@@ -106,6 +114,14 @@ impl Child {
         self.stdout = stdout.map(Into::into);
         self.stderr = stderr.map(Into::into);
         self.started = started;
+    }
+
+    pub(crate) fn set_output_limit(&mut self, bytes: Option<u64>) {
+        self.output_limit = bytes;
+    }
+
+    pub(crate) fn set_stop_signal(&mut self, signal: i32) {
+        self.stop_signal = signal;
     }
 
     pub(crate) fn set_written(&mut self, written: Written) {
@@ -128,11 +144,18 @@ impl Child {
     ///
     /// None is known: the kernel lets the host process kill what it has started.
     pub fn kill(&mut self) -> Result<()> {
+        self.kill_for(Cause::Killed)
+    }
+
+    /// Kills everything, for the first reason that there is.
+    fn kill_for(&mut self, cause: Cause) -> Result<()> {
         if self.outcome.is_some() {
             return Ok(());
         }
         // A program that has ended by itself was not killed.
-        self.killed |= matches!(self.program.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None));
+        if matches!(self.program.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None)) {
+            self.ended.get_or_insert(cause);
+        }
         // Init takes everything else with it. The program does not wait for that: init may be late, if it was steered.
         for process in self.cell.as_ref().map(Cell::init).into_iter().chain([&self.program]) {
             match process.kill() {
@@ -181,7 +204,7 @@ impl Child {
         // For as long as the host lasts: nobody will tell when the program has ended.
         std::mem::forget(self.keeps.take());
         // What the drop goes by: there is nothing left to end.
-        self.outcome = Some(Outcome::new(ExitStatus::default(), false, Usage::default(), None));
+        self.outcome = Some(Outcome::new(ExitStatus::default(), None, Usage::default(), None));
         Ok(())
     }
 
@@ -211,8 +234,8 @@ impl Child {
         self.end_cell();
         self.release_changes();
         let Reaped { status, usage } = reaped?;
-        let killed = self.killed && status.signal() == Some(libc::SIGKILL);
-        let outcome = Outcome::new(status, killed, usage, self.written.clone());
+        let ended = self.ended.filter(|_| status.signal() == Some(libc::SIGKILL));
+        let outcome = Outcome::new(status, ended, usage, self.written.clone());
         self.outcome = Some(outcome.clone());
         Ok(outcome)
     }

@@ -195,8 +195,8 @@ impl Command {
         self.spawn()?.wait()
     }
 
-    /// Runs the program to its end, and collects what it writes: all of it, so that a program that writes without end fills
-    /// the host's memory.
+    /// Runs the program to its end, and collects what it writes: of each stream at most 32 MiB, or what
+    /// [`Limits::output`](crate::Limits::output) says, as [`Child::wait_with_output`] does.
     ///
     /// # Errors
     ///
@@ -206,6 +206,24 @@ impl Command {
     }
 
     fn spawn_with(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
+        let mut child = self.start(input, output)?;
+        child.set_stop_signal(self.stop_signal());
+        child.set_output_limit(self.sandbox.limits.output_limit());
+        Ok(child)
+    }
+
+    /// What the image says, if the sandbox is made of one.
+    #[cfg(feature = "image")]
+    fn stop_signal(&self) -> i32 {
+        self.sandbox.image.as_ref().and_then(|image| image.config().stop_signal()).unwrap_or(libc::SIGTERM)
+    }
+
+    #[cfg(not(feature = "image"))]
+    fn stop_signal(&self) -> i32 {
+        libc::SIGTERM
+    }
+
+    fn start(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
         let started = std::time::Instant::now();
         let streams = self.streams(input, output);
         if let Some(pool) = &self.pool {

@@ -11,6 +11,7 @@ use crate::distroless;
 use crate::error::{Error, ErrorKind, Layer, Result};
 #[cfg(feature = "image")]
 use crate::image::{Settled, settle};
+use crate::layer::capabilities::Capabilities;
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
@@ -64,6 +65,7 @@ struct Resolved<'a> {
 
 impl<'a> Resolved<'a> {
     fn new(sandbox: &'a Sandbox) -> Result<Self> {
+        limits::check(&sandbox.limits)?;
         let caller = Caller::current();
         let own = match (sandbox.namespaces, sandbox.network) {
             (Some(own), _) => own,
@@ -107,7 +109,7 @@ impl<'a> Resolved<'a> {
             let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
             // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
             // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
-            let init = exec_init(0o555, vec![c"belljar-init".into(), c"holder".into()]);
+            let init = exec_init(0o555, Capabilities::empty(), vec![c"belljar-init".into(), c"holder".into()]);
             plan.steps.extend([clone, init, self.ids.write_outside()]);
             plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
         }
@@ -172,6 +174,7 @@ impl<'a> Resolved<'a> {
             host_network: self.network == Network::Host,
             ids: (self.ids.uid, self.ids.gid),
             seals_proc: self.seals_proc(),
+            tmp_size: self.sandbox.limits.tmp_size,
         };
         mount::lower(&setting, steps)
     }
@@ -218,7 +221,7 @@ impl<'a> Resolved<'a> {
             process::lower_oom_score(steps);
         }
         process::lower_state(steps);
-        limits::lower(steps);
+        limits::lower(&self.sandbox.limits, steps)?;
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
@@ -339,6 +342,15 @@ impl<'a> Resolved<'a> {
         report
     }
 
+    /// What init needs to send a signal to all: a capability where the ids of the program are, or can become, others.
+    fn kept_for_init(&self) -> Capabilities {
+        let differ = self.ids.changes && !self.ids.caller_unmapped;
+        match differ || self.sandbox.capabilities.contains(Capabilities::SETUID) {
+            true => Capabilities::KILL,
+            false => Capabilities::empty(),
+        }
+    }
+
     /// A cell, whose init builds the root, and the program in it.
     fn arrange_cell(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         let net = self.has(Namespaces::NET);
@@ -348,7 +360,7 @@ impl<'a> Resolved<'a> {
             let last = inside.iter().position(|step| matches!(step, Step::Pivot)).unwrap_or(inside.len());
             inside.insert(last, Step::JoinNetwork);
         }
-        inside.push(exec_init(0o111, vec![c"belljar-init".into()]));
+        inside.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME;
         let first = self.own - later;
         let clone = match self.holder() {
@@ -433,7 +445,7 @@ fn unshare(namespaces: Namespaces) -> Option<Step> {
 }
 
 /// Init sees no argument and no environment of the host's. One that can't read its own file is not dumpable.
-fn exec_init(mode: u32, argv: Vec<CString>) -> Step {
+fn exec_init(mode: u32, kept: Capabilities, argv: Vec<CString>) -> Step {
     let (argv, envp) = (CStringArray::new(argv), CStringArray::new(Vec::new()));
-    Step::ExecInit { mode, securebits: capabilities::SECUREBITS, argv, envp }
+    Step::ExecInit { mode, kept: kept.bits(), securebits: capabilities::SECUREBITS, argv, envp }
 }

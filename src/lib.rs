@@ -216,6 +216,7 @@ pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;
 pub use layer::landlock::Landlock;
+pub use layer::limits::{IoMax, Limits, Resource};
 #[cfg(feature = "image")]
 pub use layer::mount::Distroless;
 pub use layer::mount::Tmpfs;

@@ -16,7 +16,8 @@ use crate::error::{Error, Layer, Result};
 #[derive(Clone, Debug)]
 pub struct Outcome {
     status: ExitStatus,
-    killed: bool,
+    /// What the host has ended it for, if it did.
+    ended: Option<Cause>,
     usage: Usage,
     written: Option<Arc<Written>>,
 }
@@ -24,7 +25,7 @@ pub struct Outcome {
 impl PartialEq for Outcome {
     /// Compares how the programs ended and what they used, not what they have changed.
     fn eq(&self, other: &Self) -> bool {
-        (self.status, self.killed, self.usage) == (other.status, other.killed, other.usage)
+        (self.status, self.ended, self.usage) == (other.status, other.ended, other.usage)
     }
 }
 
@@ -52,11 +53,25 @@ pub enum Cause {
     Syscall,
     /// [`Child::kill`](crate::Child::kill) ended it.
     Killed,
+    /// Its wall time was up: [`Limits::wall_time`](crate::Limits::wall_time).
+    TimedOut,
+    /// It has used its processor time: [`Limits::cpu_time`](crate::Limits::cpu_time).
+    CpuTime,
+    /// The sandbox has met its limit of memory: [`Limits::memory`](crate::Limits::memory).
+    OutOfMemory,
+    /// It has written more than it may: [`Limits::output`](crate::Limits::output). It was killed for that, unless it had
+    /// ended by itself before that was seen.
+    OutputLimit,
 }
 
 impl Outcome {
-    pub(crate) fn new(status: ExitStatus, killed: bool, usage: Usage, written: Option<Arc<Written>>) -> Self {
-        Self { status, killed, usage, written }
+    pub(crate) fn new(status: ExitStatus, ended: Option<Cause>, usage: Usage, written: Option<Arc<Written>>) -> Self {
+        Self { status, ended, usage, written }
+    }
+
+    /// Of a program that has written too much, whether it was killed for that in time or not.
+    pub(crate) fn over_output(self) -> Self {
+        Self { ended: Some(Cause::OutputLimit), ..self }
     }
 
     /// Whether the program exited with code 0.
@@ -81,10 +96,10 @@ impl Outcome {
 
     /// Why the program ended.
     pub fn cause(&self) -> Cause {
-        match (self.code(), self.signal()) {
-            (Some(_), _) => Cause::Exited,
-            _ if self.killed => Cause::Killed,
-            (_, Some(libc::SIGSYS)) => Cause::Syscall,
+        match (self.ended, self.code(), self.signal()) {
+            (Some(cause), ..) => cause,
+            (_, Some(_), _) => Cause::Exited,
+            (_, _, Some(libc::SIGSYS)) => Cause::Syscall,
             _ => Cause::Signaled,
         }
     }

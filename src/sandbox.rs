@@ -1,13 +1,14 @@
 //! The policy.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::command::Command;
 use crate::layer::capabilities::Capabilities;
 use crate::layer::ids::{IdMap, Ids};
 use crate::layer::landlock::Landlock;
+use crate::layer::limits::Limits;
 use crate::layer::mount::{Mount, Tmpfs};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
@@ -44,6 +45,9 @@ pub struct Sandbox {
     pub(crate) capabilities: Capabilities,
     pub(crate) landlock: Landlock,
     pub(crate) seccomp: Option<Seccomp>,
+    pub(crate) limits: Limits,
+    /// The directory of cgroup version 2 that the sandbox gets its own below.
+    pub(crate) cgroup: Option<PathBuf>,
     /// What says what the caller leaves open.
     #[cfg(feature = "image")]
     pub(crate) image: Option<crate::image::Image>,
@@ -204,6 +208,20 @@ impl Sandbox {
     /// Sets the filter of system calls. The default is [`Seccomp::container`].
     pub fn seccomp(mut self, seccomp: Seccomp) -> Self {
         self.seccomp = Some(seccomp);
+        self
+    }
+
+    /// Sets what the sandbox may use. The default is [`Limits::new`]: no limit of its own.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets the directory of cgroup version 2, delegated to the caller, that the sandbox gets its own cgroup in.
+    ///
+    /// The default is the caller's own cgroup, if that is delegated to it, where the policy has a limit that needs one.
+    pub fn cgroup(mut self, directory: impl AsRef<Path>) -> Self {
+        self.cgroup = Some(directory.as_ref().into());
         self
     }
 

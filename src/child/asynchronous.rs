@@ -4,6 +4,7 @@
 //! process that a pidfd stands for.
 
 mod readable;
+mod signal;
 mod streams;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -152,7 +153,8 @@ impl AsyncChild {
         }
     }
 
-    /// Waits for the end, and collects what was written to the piped streams meanwhile. Closes standard input first.
+    /// Waits for the end, and collects what was written to the piped streams meanwhile, as much as
+    /// [`Child::wait_with_output`] does. Closes standard input first.
     ///
     /// Returns when the sandbox is over, also if somebody outside holds an end of a pipe that the program has passed on.
     /// Dropping the future kills the sandbox.
@@ -175,7 +177,7 @@ impl AsyncChild {
             if readable::is_readable(program) {
                 break;
             }
-            capture.read()?;
+            self.child.capture(&mut capture)?;
         }
         let outcome = self.wait().await?;
         capture.finish(outcome)
@@ -197,7 +199,7 @@ impl AsyncChild {
         let stdout = self.stdout.take().map(AsyncChildStdout::into_nonblocking_fd).transpose();
         let stderr = self.stderr.take().map(AsyncChildStderr::into_nonblocking_fd).transpose();
         let failed = |error: std::io::Error| failed("read output", &error);
-        Capture::new([stdout.map_err(failed)?, stderr.map_err(failed)?])
+        Capture::new([stdout.map_err(failed)?, stderr.map_err(failed)?], self.child.output_limit)
     }
 
     /// Waits for the program alone.

@@ -41,7 +41,7 @@ impl Sandbox {
     ///   ([`Ownership::Root`], [`Ownership::Subordinate`]): then a user other than root is mapped to whom its files belong
     ///   to, like all others. Names are read from the image's own /etc/passwd and /etc/group. Supplementary groups of
     ///   the image's are not set.
-    /// - **StopSignal** is sent by nobody: [`ImageConfig::stop_signal`] tells it to a caller who sends it.
+    /// - **StopSignal**: [`Child::terminate`](crate::Child::terminate) sends it.
     /// - **Volumes**: each is a [`Tmpfs`], empty, unless something else is mounted there.
     ///
     /// What is not protected: the values are the image author's. A variable like `LD_PRELOAD` has its effect, inside.

@@ -96,10 +96,11 @@ pub(crate) struct Fault {
 pub(crate) enum Lack {
     UserNamespaces,
     SessionKeyring,
+    SignalAll,
 }
 
 impl Lack {
-    pub(crate) const ALL: [Self; 2] = [Self::UserNamespaces, Self::SessionKeyring];
+    pub(crate) const ALL: [Self; 3] = [Self::UserNamespaces, Self::SessionKeyring, Self::SignalAll];
 
     /// Its place in a word of bits.
     pub(crate) fn bit(self) -> u32 {
@@ -111,6 +112,9 @@ impl Lack {
         match self {
             Self::SessionKeyring => {
                 (Layer::Process, "the session keyring is the host's: the caller has as many keys as it may have")
+            }
+            Self::SignalAll => {
+                (Layer::Process, "no signal reaches all processes: their ids differ, and the caller has no CAP_KILL")
             }
             Self::UserNamespaces => {
                 (Layer::Namespaces, "new user namespaces are not bounded: /proc/sys can't be written on this host")

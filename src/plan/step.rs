@@ -136,9 +136,10 @@ pub(crate) enum Step {
     },
     /// Makes the new root the root, and lets go of the host's.
     Pivot,
-    /// Becomes init, from a file of this mode.
+    /// Becomes init, from a file of this mode, with these capabilities.
     ExecInit {
         mode: u32,
+        kept: u64,
         securebits: u64,
         argv: CStringArray,
         envp: CStringArray,

@@ -397,7 +397,9 @@ impl State<'_> {
             Step::Protect { at } => self.protect(at),
             Step::Seal { at, attributes } => self.seal(at, *attributes),
             Step::Pivot => self.pivot(),
-            Step::ExecInit { mode, securebits, argv, envp } => self.exec_init(*mode, *securebits, argv, envp),
+            Step::ExecInit { mode, kept, securebits, argv, envp } => {
+                self.exec_init(*mode, *kept, *securebits, argv, envp)
+            }
             Step::Setsid => Ok(sys::setsid()?),
             Step::SessionKeyring => self.leave_session_keyring(),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),

@@ -10,7 +10,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Done, State, on};
-use crate::plan::{Fault, HostPath, Inside, InsideKind, Operand, attr};
+use crate::plan::{Fault, HostPath, Inside, InsideKind, Lack, Operand, attr};
 use crate::sys::{self, CStringArray, Errno, Fd, Reach};
 
 /// How often a lookup that a rename has raced with is tried again (EAGAIN of openat2(2)).
@@ -177,7 +177,30 @@ impl State<'_> {
         Ok(sys::fchdir(root.as_fd())?)
     }
 
-    pub(super) fn exec_init(&self, mode: u32, securebits: u64, argv: &CStringArray, envp: &CStringArray) -> Done {
+    /// Lets init send signals to programs whose ids are not its own; goes on without where the caller may not.
+    fn keep_for_init(&self, kept: u64) -> sys::Result<u64> {
+        const SET_BITS: u64 = 1 << 8; // CAP_SETPCAP
+        if kept == 0 {
+            return Ok(0);
+        }
+        match sys::set_capabilities(kept | SET_BITS).and_then(|()| sys::raise_ambient_set(kept)) {
+            Ok(()) => Ok(kept),
+            Err(Errno(libc::EPERM)) => {
+                self.reports.lacks.fetch_or(Lack::SignalAll.bit(), Relaxed);
+                Ok(0)
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub(super) fn exec_init(
+        &self,
+        mode: u32,
+        kept: u64,
+        securebits: u64,
+        argv: &CStringArray,
+        envp: &CStringArray,
+    ) -> Done {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
@@ -188,10 +211,11 @@ impl State<'_> {
         };
         sys::close_on_exec(first)?;
         let init = sys::executable(self.context.init, mode)?;
-        // Init keeps no capability, and being root inside gives it none at the exec. Without them it can't read a
-        // file of mode 0111, which makes it not dumpable.
+        // Init keeps at most the one to send signals, and being root inside gives it none at the exec. Without others it
+        // can't read a file of mode 0111, which makes it not dumpable.
+        let kept = self.keep_for_init(kept)?;
         sys::set_securebits(securebits)?;
-        sys::set_capabilities(0)?;
+        sys::set_capabilities(kept)?;
         Err(sys::fexecve(init.as_fd(), argv, envp).into())
     }
 

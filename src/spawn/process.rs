@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::strays;
-use crate::sys::{self, Cloned, Ended};
+use crate::sys::{self, Cloned, Ended, Errno};
 
 /// How many milliseconds init, which takes everybody inside along, has to take a tracer along.
 const TRACED: usize = 100;
@@ -50,7 +50,11 @@ impl Process {
     }
 
     pub(crate) fn kill(&self) -> sys::Result<()> {
-        sys::pidfd_send_signal(self.as_fd(), libc::SIGKILL)
+        self.signal(libc::SIGKILL)
+    }
+
+    pub(crate) fn signal(&self, signal: i32) -> sys::Result<()> {
+        sys::pidfd_send_signal(self.as_fd(), signal)
     }
 
     /// The wait status, though somebody else has reaped the process.
@@ -77,8 +81,8 @@ pub(crate) struct Cell {
     namespace: (u64, u64),
 }
 
-/// What the host tells init on the lifeline; the byte itself says nothing.
-const BYTE: &[u8] = b".";
+/// What the host tells init on the lifeline, once the program has started: that it was detached. All else is a signal.
+const DETACHED: u8 = 0;
 
 impl Cell {
     pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64)) -> Self {
@@ -89,14 +93,23 @@ impl Cell {
         &self.init
     }
 
-    /// Tells init that the program runs as process 2.
+    /// Tells init that the program runs as process 2; the byte itself says nothing.
     pub(super) fn started(&self) -> sys::Result<()> {
-        self.tell()
+        self.tell(DETACHED)
+    }
+
+    /// Has init send a signal to every other process in its namespace. Fine if there is none any more.
+    pub(crate) fn signal_all(&self, signal: u8) -> sys::Result<()> {
+        match self.tell(signal) {
+            // Init has ended, and all with it.
+            Err(Errno(libc::EPIPE | libc::ECONNRESET)) => Ok(()),
+            result => result,
+        }
     }
 
     /// Tells init to mind the program alone, and gives the cell up.
     pub(crate) fn detach(mut self) -> sys::Result<()> {
-        let told = self.tell();
+        let told = self.tell(DETACHED);
         self.detached = told.is_ok();
         told
     }
@@ -119,9 +132,9 @@ impl Cell {
         self.detached = true;
     }
 
-    fn tell(&self) -> sys::Result<()> {
+    fn tell(&self, what: u8) -> sys::Result<()> {
         let Some(lifeline) = &self.lifeline else { return Ok(()) };
-        sys::send(lifeline.as_fd(), BYTE)
+        sys::send(lifeline.as_fd(), &[what])
     }
 }
 

@@ -141,9 +141,9 @@ pub(crate) fn write_once(fd: BorrowedFd<'_>, data: &[u8]) -> Result<usize> {
     unsafe { call(libc::SYS_write, [raw(fd), data.as_ptr() as usize, data.len()]) }
 }
 
-/// sendto(2) of all of `data`, which must fit the socket's buffer, without SIGPIPE.
+/// sendto(2) of all of `data`, without SIGPIPE and without waiting: EAGAIN where it does not fit the socket's buffer.
 pub(crate) fn send(socket: BorrowedFd<'_>, data: &[u8]) -> Result<()> {
-    let flags = libc::MSG_NOSIGNAL as usize;
+    let flags = (libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) as usize;
     // SAFETY: The kernel reads at most `data.len()` bytes of `data`; there is no address.
     unsafe { call(libc::SYS_sendto, [raw(socket), data.as_ptr() as usize, data.len(), flags, 0, 0]) }.map(drop)
 }

@@ -13,6 +13,7 @@ mod image;
 mod mount;
 mod process;
 mod query;
+mod signals;
 mod strings;
 mod tree;
 
@@ -27,6 +28,7 @@ pub(crate) use image::{AgentData, agent_image, executable, init_image};
 pub(crate) use mount::*;
 pub(crate) use process::*;
 pub(crate) use query::*;
+pub(crate) use signals::*;
 pub(crate) use strings::CStringArray;
 pub(crate) use tree::*;
 

@@ -162,6 +162,15 @@ pub(crate) fn lower_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     unsafe { call(libc::SYS_prlimit64, args) }.map(drop)
 }
 
+/// prlimit(2): the hard limit of this process.
+pub(crate) fn hard_limit(resource: u32) -> Result<u64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let args = [0, resource as usize, 0, &raw mut limit as usize];
+    // SAFETY: The kernel writes one `struct rlimit64`.
+    unsafe { call(libc::SYS_prlimit64, args) }?;
+    Ok(limit.rlim_max)
+}
+
 /// rt_sigaction(2): the default action for every signal.
 pub(crate) fn default_signals() -> Result<()> {
     for signal in 1..=64 {

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use belljar::{
-    AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout, Cause, Command, ErrorKind, Layer, Namespaces,
-    Outcome, Output, Rootfs, Seccomp, Stdio,
+    AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout, Cause, Command, ErrorKind, Layer, Limits,
+    Namespaces, Outcome, Output, Rootfs, Seccomp, Stdio,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -159,6 +159,60 @@ fn much_is_collected_of_both_streams_at_once() {
         assert!(output.outcome.success());
         assert_eq!((output.stdout.len(), output.stderr.len()), (2_000_004, 3_000_004));
         assert!(output.stdout.ends_with(b"\0end\n") && output.stderr.ends_with(b"\0end\n"));
+    });
+}
+
+#[test]
+fn what_is_collected_has_the_same_bounds_as_without_a_runtime() {
+    in_both(|| async {
+        let script = "head -c 40000000 /dev/zero; head -c 100 /dev/zero >&2";
+        let output = sh(script).output_async().await.unwrap();
+        assert_eq!((output.outcome.code(), output.truncated), (Some(0), true));
+        assert_eq!((output.stdout.len(), output.stderr.len()), (32 << 20, 100));
+        let limited = host().limits(Limits::new().output(1000));
+        let output = limited.command("sh").args(["-c", "yes & yes"]).output_async().await.unwrap();
+        assert_eq!((output.outcome.cause(), output.truncated), (Cause::OutputLimit, true));
+        assert_eq!(output.stdout.len(), 1000);
+        let output = limited.command("sh").args(["-c", "head -c 1000 /dev/zero"]).output_async().await.unwrap();
+        assert_eq!((output.outcome.cause(), output.truncated), (Cause::Exited, false));
+        assert_eq!(output.stdout.len(), 1000);
+    });
+}
+
+#[test]
+fn signals_reach_the_program_or_all_and_a_pause_holds_them() {
+    in_both(|| async {
+        let script = "trap 'echo usr1' USR1; echo ready; while :; do sleep 1000 & wait; done";
+        let mut child = sh(script).stdout(Stdio::piped()).spawn_async().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let mut line = [0; 6];
+        stdout.read_exact(&mut line).await.unwrap();
+        child.signal(libc::SIGUSR1).unwrap();
+        stdout.read_exact(&mut line[..5]).await.unwrap();
+        assert_eq!(&line, b"usr1\n\n");
+        child.pause().unwrap();
+        child.resume().unwrap();
+        child.signal_all(libc::SIGTERM).unwrap();
+        assert_eq!(child.wait().await.unwrap().signal(), Some(libc::SIGTERM));
+        child.signal(libc::SIGTERM).unwrap();
+        assert_eq!(child.signal(0).unwrap_err().kind(), ErrorKind::InvalidPolicy);
+    });
+}
+
+#[test]
+fn a_program_is_asked_to_end_before_it_is_killed() {
+    in_both(|| async {
+        let outcome = sh("sleep 1000").spawn_async().unwrap().terminate(AGES).await.unwrap();
+        assert_eq!((outcome.signal(), outcome.cause()), (Some(libc::SIGTERM), Cause::Signaled));
+        for grace in [Duration::ZERO, Duration::from_millis(20)] {
+            let mut child = sh("trap '' TERM; echo; sleep 1000").stdout(Stdio::piped()).spawn_async().unwrap();
+            child.stdout.as_mut().unwrap().read_u8().await.unwrap();
+            assert_eq!(child.terminate(grace).await.unwrap().cause(), Cause::Killed);
+            assert_eq!(child.terminate(grace).await.unwrap().cause(), Cause::Killed);
+        }
+        // What no clock can count to is waited for.
+        let outcome = sh("sleep 1000").spawn_async().unwrap().terminate(Duration::MAX).await.unwrap();
+        assert_eq!(outcome.cause(), Cause::Signaled);
     });
 }
 

@@ -9,6 +9,7 @@ mod alone;
 mod async_host;
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod capture;
 mod changes;
 #[cfg(feature = "image")]
 mod commit;
@@ -56,6 +57,7 @@ mod public_api;
 mod report;
 mod root;
 mod seccomp;
+mod signals;
 #[cfg(feature = "image")]
 mod store;
 #[cfg(feature = "image")]

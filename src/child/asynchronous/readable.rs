@@ -43,6 +43,8 @@ fn register(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
 
 fn timer(timeout: Duration) -> io::Result<TimerFd> {
     let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+    // 0 would mean that it is off (timerfd_create(2)); and nobody waits for a century.
+    let timeout = timeout.clamp(Duration::from_nanos(1), Duration::from_secs(1 << 31));
     timer.set(Expiration::OneShot(timeout.into()), TimerSetTimeFlags::empty())?;
     Ok(timer)
 }

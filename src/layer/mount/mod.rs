@@ -97,6 +97,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) ids: (u32, u32),
     /// Whether nothing of /proc may be written, not even what is the program's own.
     pub(crate) seals_proc: bool,
+    /// How much the sandbox's own /tmp holds, unless it is the default.
+    pub(crate) tmp_size: Option<u64>,
 }
 
 /// What container engines hide of /proc: it tells about the host, or lets one work on its hardware.
@@ -179,7 +181,12 @@ fn lower_kernel_files(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()
         lower_devices(steps)?;
     }
     if !replaced("/tmp") {
-        steps.push(Tmpfs::new("/tmp").lower()?);
+        let tmp = Tmpfs::new("/tmp");
+        let tmp = match setting.tmp_size {
+            Some(size) => tmp.size(size),
+            None => tmp,
+        };
+        steps.push(tmp.lower()?);
     }
     Ok(())
 }

@@ -86,8 +86,9 @@ pub(crate) fn trap() -> ! {
 /// The start and the end of init's code, position-independent, with no data and one descriptor: 0, the lifeline.
 ///
 /// It waits for one byte, which says that the program runs as process 2; then it waits for the first of: the
-/// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. One more
-/// byte on the lifeline means that the program was detached from its host: then the lifeline counts no more.
+/// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. Every further
+/// byte on the lifeline is a signal, which it sends to all processes of the cell; but 0 means that the program was
+/// detached from its host: then the lifeline counts no more.
 ///
 /// With a second argument it stays dumpable: the caller may then write its id maps.
 pub(crate) fn init_code() -> (*const u8, *const u8) {
@@ -145,7 +146,7 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "tbnz x0, #63, 28f",
             "ldrh w9, [sp, #6]",
             "cbnz w9, 28f",
-            // The lifeline: one more byte detaches, its end ends the cell.
+            // The lifeline: a byte is a signal for all or, if it is 0, detaches; its end ends the cell.
             "mov x8, #63",
             "mov x0, #0",
             "add x1, sp, #16",
@@ -155,6 +156,14 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "b.eq 22b",
             "cmp x0, #1",
             "b.ne 28f",
+            "ldrb w1, [sp, #16]",
+            "cbz w1, 24f",
+            // kill(-1, signal): everything in the PID namespace but init itself.
+            "mov x8, #129",
+            "mov x0, #-1",
+            "svc #0",
+            "b 22b",
+            "24:",
             "mov w9, #-1",
             "str w9, [sp, #8]",
             "b 22b",

@@ -88,8 +88,9 @@ pub(crate) fn trap() -> ! {
 /// The start and the end of init's code, position-independent, with no data and one descriptor: 0, the lifeline.
 ///
 /// It waits for one byte, which says that the program runs as process 2; then it waits for the first of: the
-/// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. One more
-/// byte on the lifeline means that the program was detached from its host: then the lifeline counts no more.
+/// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. Every further
+/// byte on the lifeline is a signal, which it sends to all processes of the cell; but 0 means that the program was
+/// detached from its host: then the lifeline counts no more.
 ///
 /// With a second argument it stays dumpable: the caller may then write its id maps.
 pub(crate) fn init_code() -> (*const u8, *const u8) {
@@ -147,7 +148,7 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "js 28f",
             "cmp word ptr [rsp + 6], 0",
             "jne 28f",
-            // The lifeline: one more byte detaches, its end ends the cell.
+            // The lifeline: a byte is a signal for all or, if it is 0, detaches; its end ends the cell.
             "xor eax, eax",
             "xor edi, edi",
             "lea rsi, [rsp + 16]",
@@ -157,6 +158,15 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "je 22b",
             "cmp rax, 1",
             "jne 28f",
+            "movzx esi, byte ptr [rsp + 16]",
+            "test esi, esi",
+            "jz 24f",
+            // kill(-1, signal): everything in the PID namespace but init itself.
+            "mov eax, 62",
+            "mov rdi, -1",
+            "syscall",
+            "jmp 22b",
+            "24:",
             "mov dword ptr [rsp + 8], -1",
             "jmp 22b",
             // exit_group(0)

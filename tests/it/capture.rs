@@ -1,0 +1,114 @@
+//! Captured output: bounded, drained, and without a deadlock.
+
+use std::time::Duration;
+
+use belljar::{Cause, Limits, Sandbox, Stdio};
+
+use crate::alone::alone;
+use crate::harness::host;
+
+const MIB: u64 = 1 << 20;
+
+fn limited(bytes: u64) -> Sandbox {
+    host().limits(Limits::new().output(bytes))
+}
+
+fn sh(sandbox: &Sandbox, script: &str) -> belljar::Output {
+    sandbox.command("sh").args(["-c", script]).output().unwrap()
+}
+
+#[test]
+fn more_than_is_kept_is_read_and_forgotten() {
+    // The program would wait for ever if nobody read.
+    let script = "yes out | head -c 40000000; yes err | head -c 40000000 >&2; exit 3";
+    let output = sh(&host(), script);
+    assert_eq!((output.outcome.code(), output.outcome.cause()), (Some(3), Cause::Exited));
+    assert!(output.truncated);
+    for (kept, word) in [(&output.stdout, b"out\n"), (&output.stderr, b"err\n")] {
+        assert_eq!(kept.len(), 32 << 20);
+        assert!(kept.chunks(4).all(|chunk| chunk == word));
+    }
+    // As much as is kept is not more.
+    let output = sh(&host(), "head -c 33554432 /dev/zero");
+    assert_eq!((output.stdout.len(), output.truncated), (32 << 20, false));
+}
+
+#[test]
+fn memory_is_bounded_whatever_the_program_writes() {
+    alone("capture::memory_is_bounded_whatever_the_program_writes", || {
+        let peak = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let before = peak();
+        let output = sh(&limited(8 * MIB), "yes & yes >&2");
+        assert_eq!(output.outcome.cause(), Cause::OutputLimit);
+        assert_eq!((output.stdout.len() as u64, output.truncated), (8 * MIB, true));
+        // Twice: the bytes are copied when the buffer grows.
+        assert!(peak() - before < 2 * 2 * 8 * 1024 + 8 * 1024, "{} KiB", peak() - before);
+        let output = sh(&host(), "head -c 500000000 /dev/zero; head -c 500000000 /dev/zero >&2");
+        assert!(output.truncated && output.outcome.success());
+        assert!(peak() - before < 2 * 2 * 32 * 1024 + 8 * 1024, "{} KiB", peak() - before);
+    });
+}
+
+#[test]
+fn the_limit_ends_the_sandbox_and_keeps_the_start() {
+    for (script, stream) in [("yes", 0), ("yes >&2", 1), ("(setsid yes &); sleep 1000", 0), ("trap '' TERM; yes", 0)] {
+        let output = sh(&limited(100_001), script);
+        assert_eq!((output.outcome.cause(), output.outcome.signal()), (Cause::OutputLimit, Some(libc::SIGKILL)));
+        assert!(output.truncated && !output.outcome.success());
+        let kept = [output.stdout, output.stderr];
+        assert_eq!(kept[stream], "y\n".repeat(50_001).into_bytes()[..100_001], "{script}");
+        assert!(kept[1 - stream].is_empty());
+    }
+}
+
+#[test]
+fn the_limit_is_for_each_stream_and_may_be_reached() {
+    let output = sh(&limited(1000), "head -c 1000 /dev/zero; head -c 1000 /dev/zero >&2; exit 4");
+    assert_eq!((output.outcome.code(), output.outcome.cause()), (Some(4), Cause::Exited));
+    assert_eq!((output.stdout.len(), output.stderr.len(), output.truncated), (1000, 1000, false));
+    let output = sh(&limited(1), "echo; exit 4");
+    assert_eq!((output.outcome.code(), output.outcome.cause(), output.truncated), (Some(4), Cause::Exited, false));
+    let output = sh(&limited(1), "echo; echo; sleep 1000");
+    assert_eq!((output.outcome.cause(), output.stdout.len(), output.truncated), (Cause::OutputLimit, 1, true));
+}
+
+#[test]
+fn one_byte_too_many_is_told_whoever_is_first() {
+    // The program may have ended by itself before the byte is seen: the cause does not depend on it.
+    for _ in 0..50 {
+        let output = sh(&limited(10), "printf 0123456789x");
+        assert_eq!((output.outcome.cause(), &*output.stdout), (Cause::OutputLimit, &b"0123456789"[..]));
+        assert!(output.truncated);
+    }
+}
+
+#[test]
+fn pools_have_the_limit_too() {
+    let pool = limited(100).prepare().unwrap().pool(1).unwrap();
+    pool.refill().unwrap();
+    let output = pool.command("yes").output().unwrap();
+    assert_eq!((output.outcome.cause(), output.stdout.len()), (Cause::OutputLimit, 100));
+}
+
+#[test]
+fn what_the_caller_reads_is_not_limited() {
+    let mut child =
+        limited(10).command("head").args(["-c", "100000", "/dev/zero"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut read = Vec::new();
+    std::io::Read::read_to_end(child.stdout.as_mut().unwrap(), &mut read).unwrap();
+    assert_eq!(read.len(), 100_000);
+    assert_eq!(child.wait().unwrap().cause(), Cause::Exited);
+}
+
+#[test]
+fn a_program_that_is_killed_was_not_over_its_limit() {
+    let mut child = limited(MIB).command("sleep").arg("1000").stdout(Stdio::piped()).spawn().unwrap();
+    assert_eq!(child.wait_timeout(Duration::from_millis(10)).unwrap(), None);
+    child.kill().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.outcome.cause(), output.truncated), (Cause::Killed, false));
+}
