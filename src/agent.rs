@@ -197,8 +197,7 @@ impl Agent {
     }
 
     /// Starts an agent without the filter that the policy names, if it names one: the agent puts it on itself, last.
-    pub(crate) fn start_unfiltered(sandbox: Arc<Sandbox>) -> Result<Agent> {
-        let mut command = Command::new(sandbox, "".as_ref());
+    pub(crate) fn start_unfiltered(mut command: Command) -> Result<Agent> {
         command.filters_itself = true;
         Self::start_as(command)
     }

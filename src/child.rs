@@ -266,9 +266,14 @@ impl AsFd for Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.outcome.is_none() {
-            let _ = self.kill();
+            // Where a filter keeps the host from killing, init does it; without one, nobody is waited for.
+            let killed = self.kill().is_ok() || self.cell.as_mut().map(Cell::let_go).is_some();
             // The program first: init ends only when all processes of the cell are reaped.
-            self.program.reap_killed();
+            if killed {
+                self.program.reap_killed();
+            } else {
+                let _ = self.program.wait(libc::WNOHANG);
+            }
             self.end_cell();
             self.release_changes();
         }

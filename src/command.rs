@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::layer::exec::DEFAULT_ENV;
 use crate::layer::fds::{Passed, Stdio};
 use crate::outcome::Outcome;
-use crate::plan::Plan;
+use crate::plan::{Plan, Template};
 use crate::pool;
 use crate::sandbox::Sandbox;
 use crate::spawn::spawn;
@@ -45,6 +45,8 @@ pub struct Command {
     pub(crate) agent: Option<Arc<[u8]>>,
     /// Whether the agent is to put on a filter of the caller's own, at its end: that may not allow what the agent does.
     pub(crate) filters_itself: bool,
+    /// What its start goes on from.
+    pub(crate) template: Option<Arc<Template>>,
     /// Where a sandbox may be ready for it.
     pool: Option<Arc<pool::Shared>>,
 }
@@ -74,12 +76,13 @@ impl Command {
             passed: Vec::new(),
             agent: None,
             filters_itself: false,
+            template: None,
             pool: None,
         }
     }
 
-    pub(crate) fn pooled(sandbox: Arc<Sandbox>, program: &OsStr, pool: Arc<pool::Shared>) -> Self {
-        Self { pool: Some(pool), ..Self::new(sandbox, program) }
+    pub(crate) fn pooled(self, pool: Arc<pool::Shared>) -> Self {
+        Self { pool: Some(pool), ..self }
     }
 
     /// Adds an argument: at most 131,071 bytes, none of them 0.

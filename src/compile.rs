@@ -3,6 +3,8 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
+mod template;
+
 use std::ffi::CString;
 
 use crate::command::Command;
@@ -20,10 +22,11 @@ use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
 use crate::layer::{capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
-use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
+use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Order, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
 use crate::sys::CStringArray;
+pub(crate) use template::template;
 
 /// Lowers a command and its policy to a plan, and tells which layers are in force once it is carried out.
 pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
@@ -38,12 +41,14 @@ pub(crate) fn compile(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, 
 
 fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     let policy = Resolved::new(&command.sandbox)?;
+    if let Some(template) = command.template.as_ref().filter(|template| template.caller == policy.ids_of_caller()) {
+        return policy.lower_from(template, command, streams);
+    }
     let mut inside = Vec::new();
     policy.lower_cell(&mut inside)?;
     let mut program = Vec::new();
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
-    let mut plan =
-        Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, ids: None, keeps: None };
+    let mut plan = Plan { given, ..Plan::default() };
     plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
@@ -181,9 +186,14 @@ impl<'a> Resolved<'a> {
 
     /// Whether /proc is read-only. A program of root's owns the kernel's files there: it could change their modes, which
     /// every /proc has in common, the host's too. To write the maps of a user namespace takes one that is writable.
+    ///
+    /// Where Landlock is to keep every program from writing there, the mount does it too: that is one step, and to protect
+    /// the kernel's files one by one takes many.
     fn seals_proc(&self) -> bool {
-        let maps = self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
-        self.caller.privileged() && !maps && !self.sandbox.landlock.lets_write_below("/proc")
+        let Sandbox { seccomp, landlock, .. } = self.sandbox;
+        let maps = seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        let writes = landlock.lets_write_below("/proc");
+        !maps && !writes && (self.caller.privileged() || landlock.lets_write_nothing_at("/proc"))
     }
 
     #[cfg(feature = "image")]
@@ -378,14 +388,21 @@ impl<'a> Resolved<'a> {
         let body = plan.extend(body);
         let clone_init = plan.push(Step::Clone { process: "init", namespaces: 0, memory: Memory::Shared });
         let init = Launch { clone: clone_init, body: plan.extend(inside) };
-        // The network namespace takes longer to make than all others together: meanwhile, the root is built.
-        let network = unshare(self.own & Namespaces::NET).into_iter().chain(net.then_some(Step::PassNetwork));
-        let mut inherited = Vec::new();
-        self.lower_inherited(&mut inherited);
-        let meanwhile = plan.extend(network.chain(unshare(self.own & Namespaces::TIME)).chain(inherited));
-        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
+        let meanwhile = plan.extend(self.lower_meanwhile(net));
+        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile, order: Order::InitFirst });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
         plan.program = Launch { clone, body: plan.extend(program) };
+    }
+
+    /// What the cell does while init takes its steps.
+    fn lower_meanwhile(&self, makes_network: bool) -> Vec<Step> {
+        // The network namespace takes longer to make than all others together: meanwhile, the root is built.
+        let network = if makes_network { self.own & Namespaces::NET } else { Namespaces::empty() };
+        let mut steps: Vec<Step> = unshare(network).into_iter().collect();
+        steps.extend(makes_network.then_some(Step::PassNetwork));
+        steps.extend(unshare(self.own & Namespaces::TIME));
+        self.lower_inherited(&mut steps);
+        steps
     }
 
     /// Without a PID namespace there is no init: one process takes all steps.
@@ -404,7 +421,7 @@ impl<'a> Resolved<'a> {
         if !body.is_empty() {
             let clone = plan.push(self.clone("cell", Namespaces::empty()));
             let body = plan.extend(body);
-            plan.cell = Some(Cell { clone, body, init: None, meanwhile: 0..0 });
+            plan.cell = Some(Cell { clone, body, init: None, meanwhile: 0..0, order: Order::InitFirst });
         }
         let clone = plan.push(match plan.cell {
             Some(_) => clone_in_cell(self.own, made),

@@ -8,6 +8,7 @@ mod hint;
 mod interpreter;
 mod operand;
 mod step;
+mod template;
 mod words;
 
 use std::any::Any;
@@ -20,6 +21,7 @@ pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
 pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
 pub(crate) use step::{Step, os};
+pub(crate) use template::{Lease, Networks, Template};
 pub(crate) use words::Escaped;
 
 /// Every step that a spawn takes, in order. Printed, it reads like the trace of the processes that take them.
@@ -34,7 +36,7 @@ pub(crate) use words::Escaped;
 /// - `program`: the process that becomes the program.
 ///
 /// The words are for people: they may change in any release.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     pub(crate) steps: Vec<Step>,
     /// Id maps that somebody in the parent's user namespace has to write.
@@ -46,6 +48,8 @@ pub struct Plan {
     pub(crate) given: Vec<Given>,
     /// The maps of user and group ids: inside, outside, count. None where ids are the host's.
     pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
+    /// What the start goes on from, if that was made before.
+    pub(crate) template: Option<Arc<Template>>,
     /// What has to stay as long as the program: the layers of an image in their store.
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -72,6 +76,16 @@ pub(crate) struct Cell {
     pub(crate) init: Option<Launch>,
     /// What it does at the same time.
     pub(crate) meanwhile: Range<usize>,
+    pub(crate) order: Order,
+}
+
+/// Whom the program waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Init, which builds the root.
+    InitFirst,
+    /// Nobody: it builds its own part of the root, while init is executed.
+    Together,
 }
 
 /// How one process is started, as ranges of [`Plan::steps`].
@@ -110,6 +124,12 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    /// The plan of a process that takes these steps, the first of which clones it.
+    pub(crate) fn of_one(steps: Vec<Step>) -> Self {
+        let program = Launch { clone: 0, body: 1..steps.len() };
+        Self { steps, program, ..Self::default() }
+    }
+
     /// Adds a step, and returns its place.
     pub(crate) fn push(&mut self, step: Step) -> usize {
         self.steps.push(step);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::command::Command;
 use crate::error::Result;
-use crate::sandbox::Sandbox;
+use crate::prepared::Prepared;
 pub(crate) use shared::Shared;
 pub(crate) use start::start;
 
@@ -58,22 +58,22 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(sandbox: &Arc<Sandbox>, size: usize) -> Result<Self> {
-        let mut pool = Self::by_hand(sandbox, size)?;
+    pub(crate) fn new(prepared: &Prepared, size: usize) -> Result<Self> {
+        let mut pool = Self::by_hand(prepared, size)?;
         let shared = pool.shared.clone();
         pool.thread = Some(shared::keep_filled(shared)?);
         Ok(pool)
     }
 
-    pub(crate) fn by_hand(sandbox: &Arc<Sandbox>, size: usize) -> Result<Self> {
-        let pool = Self { shared: Arc::new(Shared::new(sandbox, size)?), thread: None };
+    pub(crate) fn by_hand(prepared: &Prepared, size: usize) -> Result<Self> {
+        let pool = Self { shared: Arc::new(Shared::new(prepared, size)?), thread: None };
         pool.shared.fill()?;
         Ok(pool)
     }
 
     /// Starts a command line, as [`Sandbox::command`] does.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        Command::pooled(self.shared.sandbox().clone(), program.as_ref(), self.shared.clone())
+        self.shared.prepared().command(program).pooled(self.shared.clone())
     }
 
     /// How many sandboxes wait.
@@ -116,7 +116,7 @@ impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("ready", &self.ready())
-            .field("sandbox", self.shared.sandbox())
+            .field("sandbox", self.shared.prepared().sandbox())
             .finish_non_exhaustive()
     }
 }

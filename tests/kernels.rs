@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use belljar::{ErrorKind, IdMap, Namespaces, Network, Output, Rootfs, Sandbox};
+use belljar::{Enforcement, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, Output, Rootfs, Sandbox};
 
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -128,6 +128,90 @@ fn hundreds_of_layers_are_a_root_to_write_to() {
         assert_eq!(stdout(&ephemeral, &write).unwrap(), "299300\nx\n");
     }
     assert!(layers.iter().all(|layer| layer.join("etc").read_dir().unwrap().count() == 1));
+}
+
+/// How far a sandbox can be had: "yes", or since which Linux, as the error tells.
+fn had(sandbox: &Sandbox) -> String {
+    let error = sandbox.command("/none").spawn().unwrap_err();
+    if error.layer() == Layer::Exec {
+        return "yes".to_owned();
+    }
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let words = format!("{error} {}", error.hint().unwrap_or_default());
+    let version = words.split("Linux ").nth(1).map(|rest| rest.split([' ', ',', ':', ')']).next().unwrap());
+    version.map_or("no".to_owned(), |version| format!("from {version}"))
+}
+
+/// What the report says of one layer of a default sandbox.
+fn reported(layer: Layer) -> String {
+    let mut child = Sandbox::new().bind_ro(BUSYBOX, "/busybox").command("/busybox").arg("true").spawn().unwrap();
+    let report = child.report().clone();
+    child.wait().unwrap();
+    let status = report.layer(layer).unwrap();
+    match (status.enforcement(), status.why()) {
+        (Enforcement::InForce, None) => "yes".to_owned(),
+        (_, why) => why.unwrap_or("no").to_owned(),
+    }
+}
+
+/// How the end of a program is told to a host that ignores SIGCHLD: this test once more, as such a host.
+fn status_where_sigchld_is_ignored() -> String {
+    const NAME: &str = "what_holds_on_this_kernel_is_told";
+    let again = "trap '' CHLD; exec \"$@\"";
+    let mut host = std::process::Command::new("sh");
+    host.args(["-c", again, "sh"]).arg(std::env::current_exe().unwrap()).args([NAME, "--exact", "--nocapture"]);
+    let output = host.env(IGNORES, "1").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    text.lines().find_map(|line| line.strip_prefix("told: ")).unwrap_or_else(|| panic!("{output:?}")).to_owned()
+}
+
+/// Set where SIGCHLD is ignored.
+const IGNORES: &str = "BELLJAR_TEST_IGNORES";
+
+/// Prints a line for each row of the table in README.md, which `tests/vm/table` makes of them.
+#[test]
+fn what_holds_on_this_kernel_is_told() {
+    if std::env::var_os(IGNORES).is_some() {
+        let sandbox = Sandbox::new().bind_ro(BUSYBOX, "/busybox");
+        let told = match sandbox.command("/busybox").args(["sh", "-c", "exit 7"]).status() {
+            Ok(outcome) => ["no", "yes"][usize::from(outcome.code() == Some(7))].to_owned(),
+            Err(error) => format!("from{}", error.hint().unwrap().split("before Linux").nth(1).unwrap()),
+        };
+        return println!("told: {}", told.split(" the").next().unwrap());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    let [low, high, kept] = ["low", "high", "kept"].map(|name| dir.join(name));
+    for dir in [&low, &high, &kept] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let rooted = |root: Rootfs| had(&Sandbox::new().rootfs(root));
+    let landlocked = |rules: fn(Landlock) -> Landlock| {
+        had(&Sandbox::new().network(Network::Loopback).landlock(rules(Landlock::derived())))
+    };
+    let probe = belljar::host::probe();
+    let rows = [
+        ("namespaces of every kind", had(&Sandbox::new().namespaces(Namespaces::all()))),
+        ("subordinate ids", ["no", "yes"][usize::from(probe.id_ranges())].to_owned()),
+        ("a root of layers", rooted(Rootfs::layers([&low, &high]))),
+        ("a root whose changes are kept in a directory", rooted(Rootfs::dir(&low).overlay(kept))),
+        ("a root whose changes are in memory", rooted(Rootfs::dir(&low).ephemeral())),
+        ("a root that is copied", rooted(Rootfs::dir(&low).copied())),
+        ("Landlock's ABI", probe.landlock_abi().map_or("none".to_owned(), |version| version.to_string())),
+        ("all that Landlock does by default", reported(Layer::Landlock)),
+        ("Landlock for chosen ports of TCP", landlocked(|rules| rules.connect_tcp(80))),
+        ("Landlock's audit", landlocked(Landlock::audit)),
+        ("the filter of system calls", reported(Layer::Seccomp)),
+        ("the status of a program in a host that ignores SIGCHLD", status_where_sigchld_is_ignored()),
+    ];
+    for (row, value) in &rows {
+        println!("holds: {row} = {value}");
+    }
+    // What the crate claims for every kernel.
+    for row in [0, 2, 3, 5, 10] {
+        assert_eq!(rows[row].1, "yes", "{}", rows[row].0);
+    }
 }
 
 #[test]

@@ -165,14 +165,15 @@ pub(crate) fn lower_without_namespace(ids: &Ids, caller: Caller) -> Result<Lower
 impl Lowered {
     /// What the first process inside writes about itself.
     pub(crate) fn write_own(&self, steps: &mut Vec<Step>) {
-        // setgroups before gid_map: without privilege the kernel takes no gid_map otherwise.
-        let files = [
-            (c"/proc/self/setgroups", "deny".to_owned()),
-            (c"/proc/self/uid_map", text(&self.uid_map)),
-            (c"/proc/self/gid_map", text(&self.gid_map)),
-        ];
-        let step = |(path, data): (_, String)| Step::WriteProc { layer: Layer::Ids, path, data: data.into_bytes() };
-        steps.extend(files.map(step));
+        write_maps(&self.uid_map, &self.gid_map, steps);
+    }
+
+    /// What the first process writes in a namespace below one that [`write_identity`] was for: setgroups is denied already.
+    pub(crate) fn write_nested(&self, steps: &mut Vec<Step>) {
+        let maps = [(c"/proc/self/uid_map", &self.uid_map), (c"/proc/self/gid_map", &self.gid_map)];
+        let step =
+            |(path, map): (_, &Vec<IdMap>)| Step::WriteProc { layer: Layer::Ids, path, data: text(map).into_bytes() };
+        steps.extend(maps.map(step));
     }
 
     /// What is written from outside.
@@ -196,6 +197,23 @@ impl Lowered {
             steps.extend([Step::SetGid { id: self.gid }, Step::SetUid { id: self.uid }]);
         }
     }
+}
+
+/// What the first process writes about itself in a namespace where the caller's ids are what they are outside.
+pub(crate) fn write_identity(caller: Caller, steps: &mut Vec<Step>) {
+    let line = |id| [IdMap::new(id, id, 1)];
+    write_maps(&line(caller.uid), &line(caller.gid), steps);
+}
+
+fn write_maps(uid_map: &[IdMap], gid_map: &[IdMap], steps: &mut Vec<Step>) {
+    // setgroups before gid_map: without privilege the kernel takes no gid_map otherwise.
+    let files = [
+        (c"/proc/self/setgroups", "deny".to_owned()),
+        (c"/proc/self/uid_map", text(uid_map)),
+        (c"/proc/self/gid_map", text(gid_map)),
+    ];
+    let step = |(path, data): (_, String)| Step::WriteProc { layer: Layer::Ids, path, data: data.into_bytes() };
+    steps.extend(files.map(step));
 }
 
 fn text(map: &[IdMap]) -> String {

@@ -219,6 +219,12 @@ impl Landlock {
         self.paths.iter().any(|(path, access)| access & fs::WRITE != 0 && path.starts_with(dir))
     }
 
+    /// Whether the rules are to keep every program from writing to `dir`, and to what is in it.
+    pub(crate) fn lets_write_nothing_at(&self, dir: &str) -> bool {
+        let above = |(path, access): &(PathBuf, u64)| access & fs::WRITE != 0 && Path::new(dir).starts_with(path);
+        !self.is_off() && !self.lets_write_below(dir) && !self.paths.iter().any(above)
+    }
+
     pub(crate) fn lower(&self, setting: &Setting) -> Result<Lowered> {
         let nothing = |lacking: Option<String>| Lowered { rules: Vec::new(), restrict: None, lacking };
         if self.is_off() {

@@ -58,14 +58,15 @@ pub(crate) enum Upper {
 }
 
 /// What a path inside is, where it has to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum InsideKind {
+    #[default]
     Dir,
     File,
 }
 
 /// An absolute path inside, split up for making what is missing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Inside {
     pub(crate) path: CString,
     pub(crate) kind: InsideKind,

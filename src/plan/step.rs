@@ -9,7 +9,7 @@ use crate::error::Layer;
 use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
 
 /// What the kernel is asked for, once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// Clones a process into new namespaces, or into those of its parent.
     Clone {
@@ -32,6 +32,16 @@ pub(crate) enum Step {
     EnterHolder {
         namespaces: u64,
     },
+    /// Joins the user namespace of the template.
+    EnterOwner,
+    /// Joins the namespaces of the template, and with `network` one that this start has for itself.
+    EnterTemplate {
+        network: bool,
+    },
+    /// Hands the host the user and the mount namespace, and the file system of what is hidden.
+    HandOver,
+    /// Hands the host the network namespace.
+    HandOverNetwork,
     /// Kills the holder, whose user namespace the process is in.
     EndHolder,
     /// Makes namespaces that start with the next process.
@@ -97,6 +107,35 @@ pub(crate) enum Step {
     /// Binds a file or directory of the host, and all that is mounted below.
     Bind {
         source: HostPath,
+        at: Inside,
+        attributes: u64,
+    },
+    /// Keeps a bind for the starts, where no program gets to see it.
+    Stage {
+        source: HostPath,
+        name: CString,
+        at: Inside,
+        attributes: u64,
+    },
+    /// Keeps a file for the starts.
+    StageFile {
+        name: CString,
+        at: Inside,
+        data: Content,
+    },
+    /// Puts what is kept where each start mounts something else over it.
+    Cover {
+        at: Inside,
+    },
+    /// Takes up what is kept, which has to be on this file system.
+    Uncover {
+        at: Inside,
+        device: u64,
+    },
+    /// Binds what is kept; `source` is where it comes from, if that is the host.
+    Attach {
+        source: Option<HostPath>,
+        name: CString,
         at: Inside,
         attributes: u64,
     },
@@ -283,10 +322,11 @@ impl Step {
     pub(crate) fn layer(&self) -> Layer {
         match self {
             Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
+            Step::EnterOwner | Step::EnterTemplate { .. } | Step::HandOver => Layer::Namespaces,
             Step::EndHolder | Step::NoUserNamespaces | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
-            Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork => Layer::Network,
+            Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork | Step::HandOverNetwork => Layer::Network,
             Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. } => {
                 Layer::Fds
             }
@@ -322,7 +362,9 @@ impl Step {
     /// The path that a fault of the step is about.
     pub(crate) fn path(&self, operand: Operand) -> Option<PathBuf> {
         let path = match (self, operand) {
-            (Step::Bind { source, .. } | Step::Copy { source, .. }, Operand::Source) => &source.0,
+            (Step::Bind { source, .. } | Step::Copy { source, .. } | Step::Stage { source, .. }, Operand::Source) => {
+                &source.0
+            }
             (Step::RootDir { source, .. }, _) => &source.0,
             (Step::RootOverlay { upper: Upper::Kept { base }, .. }, Operand::Target) => &base.0,
             (Step::RootOverlay { lowers, .. }, Operand::Call | Operand::Source) => match lowers.as_slice() {
@@ -338,6 +380,11 @@ impl Step {
                 | Step::Copy { at, .. }
                 | Step::Proc { at }
                 | Step::Devpts { at }
+                | Step::Stage { at, .. }
+                | Step::StageFile { at, .. }
+                | Step::Cover { at }
+                | Step::Uncover { at, .. }
+                | Step::Attach { at, .. }
                 | Step::Mask { at },
                 _,
             ) => &at.path,

@@ -106,6 +106,11 @@ impl fmt::Display for Step {
                 write!(f, "write {} {}", Escaped(path.to_bytes()), String::from_utf8_lossy(data))
             }
             Step::EnterHolder { namespaces } => write!(f, "setns holder {}", Flags(*namespaces)),
+            Step::EnterOwner => f.write_str("setns template user"),
+            Step::EnterTemplate { network: false } => f.write_str("setns template user,mount"),
+            Step::EnterTemplate { network: true } => f.write_str("setns template user,net,mount"),
+            Step::HandOver => f.write_str("hand over user,mount"),
+            Step::HandOverNetwork => f.write_str("hand over net"),
             Step::EndHolder => f.write_str("kill holder"),
             Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
             Step::PassNetwork => f.write_str("pass net to init"),
@@ -135,6 +140,15 @@ impl fmt::Display for Step {
                 write!(f, "bind_ro {source} -> {at}")
             }
             Step::Bind { source, at, .. } => write!(f, "bind {source} -> {at}"),
+            Step::Stage { source, at, attributes, .. } | Step::Attach { source: Some(source), at, attributes, .. } => {
+                let verb = if attributes & attr::READ_ONLY == 0 { "bind" } else { "bind_ro" };
+                let kept = if matches!(self, Step::Stage { .. }) { " for each start" } else { "" };
+                write!(f, "{verb} {source} -> {at}{kept}")
+            }
+            Step::StageFile { at, data, .. } => write!(f, "file {at} ({} bytes) for each start", data.0.len()),
+            Step::Attach { source: None, at, .. } => write!(f, "file {at}"),
+            Step::Cover { at } => write!(f, "keep for each start below {at}"),
+            Step::Uncover { at, .. } => write!(f, "take up what is kept below {at}"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {
                 write!(f, "tmpfs {at} {} mode={}", Bounds(size, inodes), Escaped(mode.to_bytes()))
             }

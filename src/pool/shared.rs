@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::start::{Parked, defaults};
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
-use crate::sandbox::Sandbox;
+use crate::prepared::Prepared;
 use crate::spawn::{BlockedSignals, Cell};
 
 /// How long a pool keeps its size without a start.
@@ -21,7 +21,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const ENDED: usize = 64;
 
 pub(crate) struct Shared {
-    sandbox: Arc<Sandbox>,
+    prepared: Prepared,
     /// The caller's own, which may not allow what the agent does: it puts them on last.
     filters: Vec<Step>,
     /// Where the agents are.
@@ -49,7 +49,7 @@ struct State {
 }
 
 impl Shared {
-    pub(super) fn new(sandbox: &Arc<Sandbox>, size: usize) -> Result<Self> {
+    pub(super) fn new(prepared: &Prepared, size: usize) -> Result<Self> {
         if size == 0 {
             return Err(Error::invalid(Layer::Process, "pool", "a pool has at least one sandbox"));
         }
@@ -62,15 +62,15 @@ impl Shared {
             idle: IDLE,
             closed: false,
         };
-        let mut filters = Vec::new();
+        let (mut filters, sandbox) = (Vec::new(), prepared.sandbox());
         sandbox.seccomp.as_ref().map_or(Ok(()), |named| named.lower(&mut filters))?;
         let (directory, home) = defaults(sandbox)?;
         let (state, changed, owner) = (Mutex::new(state), Condvar::new(), std::process::id());
-        Ok(Self { sandbox: sandbox.clone(), filters, directory, home, owner, size, state, changed })
+        Ok(Self { prepared: prepared.clone(), filters, directory, home, owner, size, state, changed })
     }
 
-    pub(super) fn sandbox(&self) -> &Arc<Sandbox> {
-        &self.sandbox
+    pub(super) fn prepared(&self) -> &Prepared {
+        &self.prepared
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -134,7 +134,7 @@ impl Shared {
         }
         self.clear();
         while let Some(building) = self.begin() {
-            let built = Parked::build(&self.sandbox)?;
+            let built = Parked::build(&self.prepared)?;
             let mut state = self.lock();
             if state.closed {
                 // Ended outside of the lock, as what else waits was.

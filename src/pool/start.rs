@@ -20,6 +20,7 @@ use crate::layer::exec::Program;
 use crate::layer::fds::{self, Stdio};
 use crate::layer::process;
 use crate::plan::Step;
+use crate::prepared::Prepared;
 use crate::sandbox::Sandbox;
 use crate::spawn::Wiring;
 use crate::sys::{AgentData, CStringArray, Errno};
@@ -36,9 +37,9 @@ const PARKED: RawFd = 63;
 const FIRST: RawFd = SOCKET;
 
 impl Parked {
-    pub(super) fn build(sandbox: &Arc<Sandbox>) -> Result<Self> {
+    pub(super) fn build(prepared: &Prepared) -> Result<Self> {
         let failed = |(_, Errno(errno))| Error::os(Layer::Process, "park a sandbox", errno);
-        let mut agent = Agent::start_unfiltered(sandbox.clone())?;
+        let mut agent = Agent::start_unfiltered(prepared.command(""))?;
         agent.move_socket(PARKED)?.map_err(failed)?;
         // What a link to /proc/self/exe leads to when the program is executed: an ordinary start refuses that too. The
         // agent has only its own file there, if it has a /proc.

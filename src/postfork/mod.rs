@@ -8,13 +8,15 @@ mod copy;
 mod mount;
 mod overlay;
 mod program;
+mod template;
 
+use core::ffi::{CStr, c_int};
 use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::os::fd::{AsFd, RawFd};
 
-use crate::plan::{Cell, Fault, Lack, Launch, Memory, Operand, Plan, Step};
-use crate::sys::{self, Errno, Fd, Return, Told};
+use crate::plan::{Cell, Fault, Lack, Launch, Memory, Operand, Order, Plan, Step};
+use crate::sys::{self, Errno, Fd, MountRoot, Return, Told};
 
 /// How much of a program that can't be executed is handed to the parent, which tells the reason from it.
 const HEAD: usize = 4096;
@@ -35,8 +37,83 @@ pub(crate) struct Context<'a> {
     pub(crate) own: &'a [AtomicU64],
     /// Where the host gets the directory of what the program writes.
     pub(crate) handover: RawFd,
-    /// The ids of the writable mounts that init has made, in their order, each plus 1: 0 for none yet.
-    pub(crate) writable: &'a [AtomicU64],
+    /// The mounts that the program may write to, in their order.
+    pub(crate) writable: &'a [Writable],
+    /// What the template has: its user and mount namespaces, and a network namespace for this start.
+    pub(crate) template: [RawFd; 3],
+    /// The host's /proc, if it is not to be found by its name.
+    pub(crate) proc: RawFd,
+    /// How paths in the root are looked up, beside `RESOLVE_IN_ROOT`.
+    pub(crate) resolve: u64,
+}
+
+impl Default for Context<'_> {
+    fn default() -> Self {
+        Self {
+            lifeline: -1,
+            lifeline_host: -1,
+            init: &[],
+            holder: -1,
+            given: &[],
+            own: &[],
+            handover: -1,
+            writable: &[],
+            template: [-1; 3],
+            proc: -1,
+            resolve: libc::RESOLVE_NO_MAGICLINKS,
+        }
+    }
+}
+
+impl Context<'_> {
+    /// Opens a file of the host's /proc.
+    fn open_proc(&self, path: &CStr, flags: c_int, resolve: u64) -> sys::Result<Fd> {
+        let within = path.to_bytes_with_nul().strip_prefix(b"/proc/").map(CStr::from_bytes_with_nul);
+        match (self.proc, within) {
+            (0.., Some(Ok(within))) => sys::openat2(sys::borrow(self.proc), within, flags, 0, resolve),
+            _ => sys::openat2(sys::CWD, path, flags, 0, resolve),
+        }
+    }
+}
+
+/// A mount that the program may write to: which one it is when its name may lead elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Writable {
+    /// Its id plus 1; 0 if it is not made yet, and all ones if it is the template's: its copies have ids of their own.
+    id: AtomicU64,
+    /// The device and inode of what is mounted.
+    file: [AtomicU64; 2],
+}
+
+impl Writable {
+    /// One of the template's.
+    pub(crate) fn shared((device, inode): (u64, u64)) -> Self {
+        Self { id: AtomicU64::new(u64::MAX), file: [AtomicU64::new(device), AtomicU64::new(inode)] }
+    }
+
+    /// What is mounted, if it is.
+    pub(crate) fn file(&self) -> Option<(u64, u64)> {
+        let [device, inode] = &self.file;
+        (self.id.load(Relaxed) != 0).then(|| (device.load(Relaxed), inode.load(Relaxed)))
+    }
+
+    fn is_free(&self) -> bool {
+        self.id.load(Relaxed) == 0
+    }
+
+    fn set(&self, root: MountRoot) {
+        let [device, inode] = &self.file;
+        device.store(root.file.0, Relaxed);
+        inode.store(root.file.1, Relaxed);
+        self.id.store(root.id + 1, Relaxed);
+    }
+
+    fn is(&self, root: MountRoot) -> bool {
+        match self.id.load(Relaxed) {
+            u64::MAX => self.file() == Some(root.file),
+            id => root.id + 1 == id,
+        }
+    }
 }
 
 /// What the children of one spawn tell the host, in memory that all of them see.
@@ -69,9 +146,9 @@ impl Reports {
 
     /// Remembers the namespace that the calling process has made for its children. Later nobody without privilege can
     /// ask, since init is not dumpable. Goes on without where there is no /proc.
-    fn note_pid_namespace(&self) -> Done {
-        let path = c"/proc/self/ns/pid_for_children";
-        let Ok(namespace) = sys::openat2(sys::CWD, path, libc::O_PATH, 0, 0) else { return Ok(()) };
+    fn note_pid_namespace(&self, context: &Context<'_>) -> Done {
+        let opened = context.open_proc(c"/proc/self/ns/pid_for_children", libc::O_PATH, 0);
+        let Ok(namespace) = opened else { return Ok(()) };
         let stat = sys::fstat(namespace.as_fd())?;
         let [device, inode] = &self.pid_namespace;
         device.store(stat.device, Relaxed);
@@ -186,8 +263,8 @@ pub(crate) struct Children<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) context: &'a Context<'a>,
     pub(crate) reports: &'a Reports,
-    /// One for the cell, and one for those that it clones, one after the other; the first also for what the host clones.
-    pub(crate) stacks: [sys::Stack<'a>; 2],
+    /// One for the cell, one for init, one for the program; the first also for what the host clones.
+    pub(crate) stacks: [sys::Stack<'a>; sys::STACKS],
 }
 
 impl<'a> Children<'a> {
@@ -197,52 +274,73 @@ impl<'a> Children<'a> {
     /// paid for by every open file.
     pub(crate) fn clone_cell(self, cell: &Cell, told: &Told) -> sys::Result<libc::pid_t> {
         let body = || self.run_cell(cell);
-        let [stack, _] = self.stacks;
+        let [stack, ..] = self.stacks;
         self.clone(cell.clone, libc::CLONE_FILES as u64, stack, Return::AfterExec, told, &body)
     }
 
     /// Clones a process that takes the steps of `launch`, the last of which executes a program.
     pub(crate) fn clone_single(self, launch: &Launch, report: &Report) -> sys::Result<libc::pid_t> {
         let body = || self.run(launch.body.clone(), report);
-        let [stack, _] = self.stacks;
+        let [stack, ..] = self.stacks;
         self.clone(launch.clone, 0, stack, Return::AfterExec, &report.process, &body)
     }
 
-    /// The body of the cell. Init builds the root while the cell goes on, which makes the rest of the namespaces: that
-    /// takes about as long, and most machines have two processors.
+    /// The body of the cell.
     fn run_cell(self, cell: &Cell) {
-        let Reports { cell: report, init: init_report, program, init_sets_up, .. } = self.reports;
-        let [_, stack] = self.stacks;
-        let sibling = libc::CLONE_PARENT as u64;
+        let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
         self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
         if let Some(init) = &cell.init {
-            report.at(init.clone);
-            let body = || self.run(init.body.clone(), init_report);
-            let returns = Return::AtOnce(init_sets_up);
-            let cloned = self.clone(init.clone, sibling, stack, returns, &init_report.process, &body);
-            let pid = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
-            // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
-            // places to go, unless this is the only one.
-            let _ = sys::keep_off_this_processor(pid);
-            let noted = self.reports.note_pid_namespace();
-            let done = noted.and_then(|()| self.take(cell.meanwhile.clone(), report));
-            if done.is_err() {
-                // Init may wait for what the cell was to pass.
-                let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
-            }
-            // Init uses the memory of the cell until it is executed.
-            sys::wait_for_zero(init_sets_up);
-            done.unwrap_or_else(|fault| give_up(report, fault));
-            if init_report.fault().is_some() {
-                sys::exit(127);
+            self.start_init(init, cell.meanwhile.clone());
+            if cell.order == Order::InitFirst {
+                // Init uses the memory of the cell until it is executed.
+                sys::wait_for_zero(init_sets_up);
+                self.end_if_failed(init_report);
             }
         }
+        self.start_program();
+        sys::wait_for_zero(init_sets_up);
+        sys::exit(0)
+    }
+
+    /// Clones init, which takes its steps while the cell goes on: most machines have two processors.
+    fn start_init(self, init: &Launch, meanwhile: Range<usize>) {
+        let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
+        let [_, stack, _] = self.stacks;
+        report.at(init.clone);
+        let body = || self.run(init.body.clone(), init_report);
+        let returns = Return::AtOnce(init_sets_up);
+        let cloned = self.clone(init.clone, libc::CLONE_PARENT as u64, stack, returns, &init_report.process, &body);
+        let pid = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
+        // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
+        // places to go, unless this is the only one.
+        let _ = sys::keep_off_this_processor(pid);
+        let noted = self.reports.note_pid_namespace(self.context);
+        if let Err(fault) = noted.and_then(|()| self.take(meanwhile, report)) {
+            // Init may wait for what the cell was to pass, and uses its memory until it is executed.
+            let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
+            sys::wait_for_zero(init_sets_up);
+            give_up(report, fault);
+        }
+    }
+
+    fn end_if_failed(self, init: &Report) {
+        if init.fault().is_some() {
+            sys::exit(127);
+        }
+    }
+
+    /// Clones the program; returns when it is executed, or has failed.
+    fn start_program(self) {
+        let Reports { cell: report, program, init_sets_up, .. } = self.reports;
+        let [_, _, stack] = self.stacks;
         let Launch { clone, body } = &self.plan.program;
         report.at(*clone);
         let run = || self.run(body.clone(), program);
-        let cloned = self.clone(*clone, sibling, stack, Return::AfterExec, &program.process, &run);
-        cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
-        sys::exit(0)
+        let sibling = libc::CLONE_PARENT as u64;
+        if let Err(errno) = self.clone(*clone, sibling, stack, Return::AfterExec, &program.process, &run) {
+            sys::wait_for_zero(init_sets_up);
+            give_up(report, errno.into());
+        }
     }
 
     /// The body of a process that executes a program, which does not return.
@@ -255,6 +353,8 @@ impl<'a> Children<'a> {
             context: self.context,
             reports: self.reports,
             workspace: None,
+            hidden: None,
+            masks: None,
             root: None,
             proc: None,
             staged: None,
@@ -310,6 +410,10 @@ struct State<'a> {
     reports: &'a Reports,
     /// The tmpfs that everything of our own is made on.
     workspace: Option<Fd>,
+    /// What is kept out of sight: a read-only mount.
+    hidden: Option<Fd>,
+    /// An empty file and an empty directory there.
+    masks: Option<[Fd; 2]>,
     /// The root to be.
     root: Option<Fd>,
     /// The sandbox's own /proc: its name may lead elsewhere when its parts are hidden, if somebody renames directories.
@@ -325,7 +429,7 @@ struct State<'a> {
 impl State<'_> {
     /// Through the lifeline, which nobody else uses yet.
     fn pass_network(&self) -> Done {
-        let namespace = sys::openat2(sys::CWD, c"/proc/self/ns/net", libc::O_RDONLY, 0, 0)?;
+        let namespace = self.context.open_proc(c"/proc/self/ns/net", libc::O_RDONLY, 0)?;
         Ok(sys::send_fd(sys::borrow(self.context.lifeline_host), namespace.as_fd())?)
     }
 
@@ -362,8 +466,12 @@ impl State<'_> {
         match step {
             // Done by the host, or by `Children::clone`.
             Step::Clone { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
-            Step::WriteProc { path, data, .. } => write_proc(path, data),
+            Step::WriteProc { path, data, .. } => self.write_proc(path, data),
             Step::EnterHolder { namespaces } => Ok(sys::setns(sys::borrow(self.context.holder), *namespaces)?),
+            Step::EnterOwner => self.enter_owner(),
+            Step::EnterTemplate { network } => self.enter_template(*network),
+            Step::HandOver => self.hand_over(),
+            Step::HandOverNetwork => self.hand_over_network(),
             Step::EndHolder => Ok(sys::pidfd_send_signal(sys::borrow(self.context.holder), libc::SIGKILL)?),
             Step::Unshare { namespaces } => Ok(sys::unshare(*namespaces)?),
             Step::PassNetwork => self.pass_network(),
@@ -387,6 +495,11 @@ impl State<'_> {
             Step::File { at, name, data } => self.file(at, name, &data.0),
             Step::Symlink { target, at } => self.symlink(target, at),
             Step::Bind { source, at, attributes } => self.bind(source, at, *attributes),
+            Step::Stage { source, name, at, attributes } => self.stage(source, name, at.kind, *attributes),
+            Step::StageFile { name, data, .. } => self.stage_file(name, &data.0),
+            Step::Cover { at } => self.cover(at),
+            Step::Uncover { at, device } => self.uncover(at, *device),
+            Step::Attach { name, at, attributes, .. } => self.attach(name, at, *attributes),
             Step::Tmpfs { at, size, inodes, mode, attributes } => {
                 self.tmpfs(at, [(c"size", size), (c"nr_inodes", inodes), (c"mode", mode)], *attributes)
             }
@@ -439,10 +552,4 @@ impl State<'_> {
             Step::Exec { candidates, argv, envp, .. } => self.exec(candidates, argv, envp),
         }
     }
-}
-
-/// Writes a file of the process's own in /proc.
-fn write_proc(path: &core::ffi::CStr, data: &[u8]) -> Done {
-    let file = sys::openat2(sys::CWD, path, libc::O_WRONLY, 0, libc::RESOLVE_NO_MAGICLINKS)?;
-    Ok(sys::write_all(file.as_fd(), data)?)
 }

@@ -18,8 +18,11 @@ const TRIES: usize = 1000;
 
 /// The names in the workspace.
 pub(super) const ROOT: &CStr = c"root";
-const EMPTY_FILE: &CStr = c"file";
-const EMPTY_DIR: &CStr = c"dir";
+pub(super) const HIDDEN: &CStr = c"hidden";
+/// And in what is hidden.
+pub(super) const EMPTY_FILE: &CStr = c"file";
+pub(super) const EMPTY_DIR: &CStr = c"dir";
+const PROC: &CStr = c"proc";
 
 impl State<'_> {
     pub(super) fn make_private(&self) -> Done {
@@ -34,8 +37,11 @@ impl State<'_> {
         let workspace = new_tmpfs(&[(c"mode", c"0755")], attr::NO_SUID | attr::NO_DEV)?;
         sys::attach_at(workspace.as_fd(), sys::CWD, c"/")?;
         sys::mkdirat(workspace.as_fd(), ROOT, 0o755)?;
-        sys::mkdirat(workspace.as_fd(), EMPTY_DIR, 0o555)?;
-        create(workspace.as_fd(), EMPTY_FILE, 0o444)?;
+        sys::mkdirat(workspace.as_fd(), HIDDEN, 0o755)?;
+        let hidden = sys::openat2(workspace.as_fd(), HIDDEN, libc::O_PATH, 0, 0)?;
+        sys::mkdirat(hidden.as_fd(), EMPTY_DIR, 0o555)?;
+        sys::mkdirat(hidden.as_fd(), PROC, 0o555)?;
+        create(hidden.as_fd(), EMPTY_FILE, 0o444)?;
         self.workspace = Some(workspace);
         Ok(())
     }
@@ -132,22 +138,33 @@ impl State<'_> {
     }
 
     /// What is not there needs no mask.
-    pub(super) fn mask(&self, at: &Inside) -> Done {
+    pub(super) fn mask(&mut self, at: &Inside) -> Done {
+        if let Some(name) = self.in_proc(at) {
+            return self.mask_in_proc(name);
+        }
         let Some(target) = self.existing(at)? else { return Ok(()) };
         let empty = if sys::fstat(target.as_fd())?.is_dir() { EMPTY_DIR } else { EMPTY_FILE };
-        let mount = sys::clone_tree(self.workspace()?, empty)?;
-        let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
-        sys::mount_setattr(mount.as_fd(), Reach::Mount, attributes)?;
+        self.hide()?;
+        let mount = sys::clone_tree(self.hidden()?, empty)?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
     }
 
     /// What is not there needs no protection.
     pub(super) fn protect(&self, at: &Inside) -> Done {
+        if let Some(name) = self.in_proc(at) {
+            return self.protect_in_proc(name);
+        }
         let Some(target) = self.existing(at)? else { return Ok(()) };
         let mount = sys::clone_tree(target.as_fd(), c"")?;
         let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
         sys::mount_setattr(mount.as_fd(), Reach::Tree, attributes)?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+    }
+
+    /// The name of what lies right below the sandbox's own /proc.
+    fn in_proc<'a>(&self, at: &'a Inside) -> Option<&'a CStr> {
+        let [_, [dir, name]] = at.components.as_slice() else { return None };
+        (self.proc.is_some() && dir.as_c_str() == c"/proc").then_some(name)
     }
 
     pub(super) fn seal(&self, at: &Inside, attributes: u64) -> Done {
@@ -220,7 +237,7 @@ impl State<'_> {
     }
 
     /// Sets the attributes of a detached mount, and attaches it.
-    fn mount(&self, mount: Fd, at: &Inside, reach: Reach, attributes: u64) -> Done {
+    pub(super) fn mount(&self, mount: Fd, at: &Inside, reach: Reach, attributes: u64) -> Done {
         sys::mount_setattr(mount.as_fd(), reach, attributes)?;
         let target = self.target(at)?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
@@ -296,7 +313,7 @@ impl State<'_> {
 
     /// Looks a path up inside the root to be.
     fn open(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
-        let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+        let resolve = libc::RESOLVE_IN_ROOT | self.context.resolve;
         let root = self.root()?;
         let mut opened = Err(Errno(libc::EAGAIN));
         for _ in 0..TRIES {
@@ -321,11 +338,11 @@ impl State<'_> {
         self.add_device(sys::fstat(file)?.device)
     }
 
-    /// Remembers a mount by its id, for Landlock's rules: later, its name may lead elsewhere.
-    fn add_writable(&self, mount: BorrowedFd<'_>) -> Done {
-        let id = sys::root_of_mount(mount)?.ok_or(Errno(libc::ENOTSUP))?;
-        let free = self.context.writable.iter().find(|known| known.load(Relaxed) == 0);
-        free.ok_or(Errno(libc::ENOSPC))?.store(id + 1, Relaxed);
+    /// Remembers a mount, for Landlock's rules: later, its name may lead elsewhere.
+    pub(super) fn add_writable(&self, mount: BorrowedFd<'_>) -> Done {
+        let root = sys::root_of_mount(mount)?.ok_or(Errno(libc::ENOTSUP))?;
+        let free = self.context.writable.iter().find(|known| known.is_free());
+        free.ok_or(Errno(libc::ENOSPC))?.set(root);
         Ok(())
     }
 
@@ -356,7 +373,7 @@ pub(super) fn new_tmpfs(options: &[(&CStr, &CStr)], attributes: u64) -> sys::Res
 }
 
 /// A detached copy of the mounts at a path of the host, which leads over no link.
-fn clone_source(source: &HostPath) -> sys::Result<Fd> {
+pub(super) fn clone_source(source: &HostPath) -> sys::Result<Fd> {
     let source = sys::openat2(sys::CWD, &source.0, libc::O_PATH, 0, libc::RESOLVE_NO_SYMLINKS)?;
     sys::clone_tree(source.as_fd(), c"")
 }

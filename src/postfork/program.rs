@@ -1,7 +1,6 @@
 //! The steps that make a process the program.
 
 use core::ffi::CStr;
-use core::sync::atomic::Ordering::Relaxed;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -24,8 +23,9 @@ impl State<'_> {
         let place = sys::openat2(sys::CWD, path, libc::O_PATH, 0, libc::RESOLVE_NO_MAGICLINKS)?;
         if let Some(mount) = mount {
             // Somebody outside may have renamed a directory on the way since it was mounted.
-            let made = self.context.writable.get(mount).map_or(0, |id| id.load(Relaxed));
-            if sys::root_of_mount(place.as_fd())?.is_none_or(|id| id + 1 != made) {
+            let made = self.context.writable.get(mount);
+            let root = sys::root_of_mount(place.as_fd())?;
+            if !root.zip(made).is_some_and(|(root, made)| made.is(root)) {
                 return Err(Errno(libc::ESTALE).into());
             }
         }

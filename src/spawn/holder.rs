@@ -29,12 +29,10 @@ pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Reports>, init: 
     let (uid_helper, gid_helper) = (uid_helper?, gid_helper?);
     let (inner, outer) = lifeline()?;
     let lifeline = inner.as_raw_fd();
-    let given = &[];
-    let context =
-        Context { lifeline, lifeline_host: -1, init, holder: -1, given, own: &[], writable: &[], handover: -1 };
+    let context = Context { lifeline, init, ..Context::default() };
     let launch = Launch { clone: holder.clone, body: holder.body.clone() };
     let children = children(plan, &context, arena);
-    let cell = Cell::new(start_single(children, &launch, &arena.holder)?, outer, (0, 0));
+    let cell = Cell::new(start_single(children, &launch, &arena.holder)?, outer, (0, 0), None);
     let [uid, gid] = &maps;
     // The group map first, while the writer is still in no doubt about who it is.
     gid.write(cell.init().pid, gid_helper.as_deref())?;

@@ -5,6 +5,7 @@ mod diagnosis;
 mod holder;
 mod process;
 mod strays;
+mod template;
 mod trial;
 
 use std::fs::File;
@@ -19,14 +20,15 @@ use nix::unistd::pipe2;
 use crate::changes::Written;
 use crate::child::{Child, Parts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{self, Given, Lack, Launch, Plan, Step, Upper};
-use crate::postfork::{Children, Context, Report, Reports};
+use crate::plan::{self, Given, Lack, Launch, Lease, Plan, Step, Upper};
+use crate::postfork::{Children, Context, Report, Reports, Writable};
 use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
 
 pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use process::{Cell, Process};
 #[cfg(feature = "tokio")]
 pub(crate) use strays::Search;
+pub(crate) use template::make as make_template;
 pub(crate) use trial::attempt;
 
 /// Carries a plan out.
@@ -39,6 +41,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let handover = plan.steps.iter().any(keeps_changes).then(lifeline).transpose()?;
     let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;
     let number = |fd: &OwnedFd| fd.as_raw_fd();
+    let network = template::network(plan)?;
     let context = Context {
         lifeline: lifeline.as_ref().map_or(-1, |(inner, _)| number(inner)),
         lifeline_host: lifeline.as_ref().map_or(-1, |(_, outer)| number(outer)),
@@ -48,10 +51,13 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         own: &own,
         handover: handover.as_ref().map_or(-1, |(inner, _)| number(inner)),
         writable: &writable,
+        template: plan.template.as_ref().map_or([-1; 3], |template| template.numbers(network.as_ref())),
+        proc: plan.template.as_ref().map_or(-1, |template| number(&template.proc)),
+        ..Context::default()
     };
     let children = children(plan, &context, &arena);
     let (cell, program) = match &plan.cell {
-        Some(cell) => start_cell(children, cell, lifeline)?,
+        Some(cell) => start_cell(children, cell, lifeline, network)?,
         None => (None, start_single(children, &plan.program, &arena.program)?),
     };
     for lack in Lack::ALL.into_iter().filter(|lack| arena.lacks(*lack)) {
@@ -87,8 +93,14 @@ fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
 }
 
 /// A place for every mount that the program may write to.
-fn writable_mounts(plan: &Plan) -> Vec<AtomicU64> {
-    plan.steps.iter().filter(|step| step.mounts_writable()).map(|_| AtomicU64::new(0)).collect()
+fn writable_mounts(plan: &Plan) -> Vec<Writable> {
+    match &plan.template {
+        Some(template) => {
+            let place = |shared: &Option<_>| shared.map_or_else(Writable::default, Writable::shared);
+            template.writable.iter().map(place).collect()
+        }
+        None => plan.steps.iter().filter(|step| step.mounts_writable()).map(|_| Writable::default()).collect(),
+    }
 }
 
 fn children<'a>(plan: &'a Plan, context: &'a Context<'a>, arena: &'a Arena<Reports>) -> Children<'a> {
@@ -111,6 +123,7 @@ fn start_cell(
     children: Children<'_>,
     cell: &plan::Cell,
     lifeline: Option<(OwnedFd, OwnedFd)>,
+    network: Option<Lease>,
 ) -> Result<(Option<Cell>, Process)> {
     let Children { plan, reports, .. } = children;
     let told = Told::default();
@@ -125,12 +138,12 @@ fn start_cell(
         // program first: init ends only when all other processes of its namespace are reaped.
         for process in [program, init].into_iter().flatten() {
             let _ = process.kill();
-            strays::wait(&process, reports.pid_namespace());
+            let _ = strays::wait(&process, reports.pid_namespace());
         }
         let step = if plan.steps.get(reports.cell.step()).is_some() { reports.cell.step() } else { cell.clone };
         return Err(diagnosis::died(plan, step, ended.ok().flatten()));
     }
-    let init = init.zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer, reports.pid_namespace()));
+    let init = init.zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer, reports.pid_namespace(), network));
     let program = check_cell(children, cell, program)?;
     if let Some(Err(Errno(errno))) = init.as_ref().map(Cell::started) {
         // Before the cell is dropped, for the same reason.
@@ -153,7 +166,12 @@ fn has_finished(children: Children<'_>, ended: &sys::Result<Option<Ended>>) -> b
 fn check_cell(children: Children<'_>, cell: &plan::Cell, program: Option<Process>) -> Result<Process> {
     let Children { plan, reports, .. } = children;
     if let Some(program) = program {
-        return check(children, &plan.program, &reports.program, program);
+        let checked = check(children, &plan.program, &reports.program, program);
+        // With init ends what is in its namespace.
+        return match reports.init.fault() {
+            Some(fault) if checked.is_err() => Err(diagnosis::step(plan, &reports.init, reports, fault)),
+            _ => checked,
+        };
     }
     // A signal has ended init in the middle of a step: then there can be no program in its namespace.
     let step = reports.init.step();

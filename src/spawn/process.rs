@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::strays;
+use crate::plan::Lease;
 use crate::sys::{self, Cloned, Ended, Errno};
 
 /// How many milliseconds init, which takes everybody inside along, has to take a tracer along.
@@ -79,14 +80,16 @@ pub(crate) struct Cell {
     detached: bool,
     /// The PID namespace of init.
     namespace: (u64, u64),
+    /// The network namespace, if another cell may have it afterwards.
+    network: Option<Lease>,
 }
 
 /// What the host tells init on the lifeline, once the program has started: that it was detached. All else is a signal.
 const DETACHED: u8 = 0;
 
 impl Cell {
-    pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64)) -> Self {
-        Self { init, lifeline: Some(lifeline), detached: false, namespace }
+    pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64), network: Option<Lease>) -> Self {
+        Self { init, lifeline: Some(lifeline), detached: false, namespace, network }
     }
 
     pub(crate) fn init(&self) -> &Process {
@@ -117,7 +120,7 @@ impl Cell {
     /// Begins what dropping it does, and waits for nothing.
     pub(crate) fn begin_to_end(&mut self) {
         let _ = self.init.kill();
-        drop(self.lifeline.take());
+        self.let_go();
     }
 
     /// Looks for what keeps init from ending. False means that init is to be left to it.
@@ -132,6 +135,11 @@ impl Cell {
         self.detached = true;
     }
 
+    /// Ends the lifeline, and so init.
+    pub(crate) fn let_go(&mut self) {
+        drop(self.lifeline.take());
+    }
+
     fn tell(&self, what: u8) -> sys::Result<()> {
         let Some(lifeline) = &self.lifeline else { return Ok(()) };
         sys::send(lifeline.as_fd(), &[what])
@@ -144,6 +152,9 @@ impl Drop for Cell {
             return;
         }
         self.begin_to_end();
-        strays::wait(&self.init, self.namespace);
+        let ended = strays::wait(&self.init, self.namespace);
+        if let Some(network) = self.network.take().filter(|_| ended) {
+            network.give_back();
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Process;
-use crate::sys;
+use crate::sys::{self, Errno};
 
 /// How long init takes, in milliseconds, where nothing is in its way. A look too early finds nothing to do.
 const SOON: u8 = 50;
@@ -27,16 +27,17 @@ const PATIENCE: usize = 10;
 /// Reaps init, which has been killed, and first what keeps it from ending: `namespace` is the PID namespace.
 ///
 /// To look into a process that has made itself not dumpable takes privilege on newer kernels, even if it is dead. Such a one
-/// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them.
-pub(super) fn wait(init: &Process, namespace: (u64, u64)) {
+/// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them: false.
+pub(super) fn wait(init: &Process, namespace: (u64, u64)) -> bool {
     let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
     let mut search = Search::default();
     while matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR)) {
         if !search.again(init, namespace) {
-            return;
+            return false;
         }
     }
     let _ = init.wait(0);
+    true
 }
 
 /// Looks for what keeps an init from ending, again and again.
@@ -76,7 +77,8 @@ fn end(init: &Process, namespace: (u64, u64)) -> bool {
         match File::open(format!("/proc/{pid}/ns/pid")) {
             Ok(own) if is_within(&own, namespace) => {
                 let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
-                let _ = sys::wait(process.as_fd(), libc::WNOHANG);
+                // Where the host is kept from reaping, there is nothing to wait for.
+                all_known &= matches!(sys::wait(process.as_fd(), libc::WNOHANG), Ok(_) | Err(Errno(libc::ECHILD)));
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => all_known &= !is_zombie_of_ours(pid),
             _ => {}

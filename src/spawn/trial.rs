@@ -2,7 +2,7 @@
 
 use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices, writable_mounts};
 use crate::error::Result;
-use crate::plan::{Launch, Plan, Step};
+use crate::plan::{Plan, Step};
 use crate::postfork::Context;
 use crate::sys::Errno;
 
@@ -10,31 +10,23 @@ use crate::sys::Errno;
 ///
 /// Nothing is left of it: namespaces and mounts end with the process, and the process has ended on return.
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
-    let program = Launch { clone: 0, body: 1..steps.len() };
-    let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), ids: None, keeps: None };
+    let plan = Plan::of_one(steps);
     let (own, writable) = (own_devices(&plan), writable_mounts(&plan));
-    let context = Context {
-        lifeline: -1,
-        lifeline_host: -1,
-        init: &[],
-        holder: -1,
-        given: &[],
-        own: &own,
-        writable: &writable,
-        handover: -1,
-    };
-    let arena = arena::take(&plan)?;
+    carry_out(&plan, &Context { own: &own, writable: &writable, ..Context::default() })
+}
+
+/// Carries out the plan of one process, and waits for its end.
+pub(super) fn carry_out(plan: &Plan, context: &Context<'_>) -> Result<()> {
+    let arena = arena::take(plan)?;
     let report = &arena.program;
     let blocked = BlockedSignals::new()?;
-    let cloned = children(&plan, &context, &arena).clone_single(&plan.program, report);
+    let cloned = children(plan, context, &arena).clone_single(&plan.program, report);
     drop(blocked);
-    cloned.map_err(|Errno(errno)| diagnosis::failed(&plan, 0, errno))?;
+    cloned.map_err(|Errno(errno)| diagnosis::failed(plan, 0, errno))?;
     let ended = report.process.take().and_then(|process| Process::from(process).wait(0).ok().flatten());
     match (report.fault(), ended) {
-        (Some(fault), _) => Err(diagnosis::step(&plan, report, &arena, fault)),
-        (None, Some(ended)) if ended.code != libc::CLD_EXITED => {
-            Err(diagnosis::died(&plan, report.step(), Some(ended)))
-        }
+        (Some(fault), _) => Err(diagnosis::step(plan, report, &arena, fault)),
+        (None, Some(ended)) if ended.code != libc::CLD_EXITED => Err(diagnosis::died(plan, report.step(), Some(ended))),
         (None, _) => Ok(()),
     }
 }

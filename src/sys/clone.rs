@@ -12,11 +12,14 @@ use super::{Errno, Fd, Result, arch, call, check, exit};
 /// Stack of a child. The deepest path of `postfork` needs a sixth of it in a build without optimisation.
 const STACK: usize = 128 * 1024;
 
+/// As many as run at a time: a cell, and what it clones.
+pub(crate) const STACKS: usize = 3;
+
 /// No processor here has larger pages: AArch64 may have them of this size.
 const GUARD: usize = 64 * 1024;
 
-/// The memory that the children of one start need: two stacks, each above a page that no access passes, and a value for
-/// them to write to. One mapping, because each call that changes the memory map of a large host is dear.
+/// The memory that the children of one start need: stacks, each above a page that no access passes, and a value for them
+/// to write to. One mapping, because each call that changes the memory map of a large host is dear.
 #[derive(Debug)]
 pub(crate) struct Arena<T> {
     base: NonNull<u8>,
@@ -34,7 +37,7 @@ pub(crate) enum Sharing {
 }
 
 impl<T: Default + Sync> Arena<T> {
-    const VALUE_AT: usize = 2 * (GUARD + STACK);
+    const VALUE_AT: usize = STACKS * (GUARD + STACK);
     const LENGTH: usize = Self::VALUE_AT + size_of::<T>();
 
     pub(crate) fn new(sharing: Sharing) -> Result<Self> {
@@ -42,8 +45,9 @@ impl<T: Default + Sync> Arena<T> {
         let base = map(Self::LENGTH, sharing)?;
         let base_address = NonNull::new(base).ok_or(Errno(libc::ENOMEM))?;
         let mut arena = Self { base: base_address, sharing, value: PhantomData };
-        protect(base, GUARD)?;
-        protect(base.wrapping_add(GUARD + STACK), GUARD)?;
+        for stack in 0..STACKS {
+            protect(base.wrapping_add(stack * (GUARD + STACK)), GUARD)?;
+        }
         arena.reset();
         Ok(arena)
     }
@@ -59,9 +63,10 @@ impl<T: Default + Sync> Arena<T> {
         self.sharing
     }
 
-    /// The two stacks.
-    pub(crate) fn stacks(&self) -> [Stack<'_>; 2] {
-        [GUARD, 2 * GUARD + STACK].map(|at| Stack { bottom: self.base.as_ptr() as usize + at, arena: PhantomData })
+    /// The stacks.
+    pub(crate) fn stacks(&self) -> [Stack<'_>; STACKS] {
+        let bottom = |stack| self.base.as_ptr() as usize + stack * (GUARD + STACK) + GUARD;
+        core::array::from_fn(|stack| Stack { bottom: bottom(stack), arena: PhantomData })
     }
 
     fn value_at(&self) -> *mut T {
@@ -80,7 +85,7 @@ impl<T: Default + Sync> core::ops::Deref for Arena<T> {
 
 impl<T> Drop for Arena<T> {
     fn drop(&mut self) {
-        unmap(self.base.as_ptr(), 2 * (GUARD + STACK) + size_of::<T>());
+        unmap(self.base.as_ptr(), STACKS * (GUARD + STACK) + size_of::<T>());
     }
 }
 

@@ -56,6 +56,14 @@ pub(crate) fn mount_overlay(target: &CStr, options: &CStr) -> Result<()> {
     unsafe { call(libc::SYS_mount, args) }.map(drop)
 }
 
+/// mount(2) with `MS_BIND`: one call, where a detached copy takes several and a mount namespace for itself. The new mount
+/// has the attributes of the old.
+pub(crate) fn bind(source: &CStr, target: &CStr) -> Result<()> {
+    let args = [ptr(source), ptr(target), 0, libc::MS_BIND as usize, 0];
+    // SAFETY: Both paths end in a zero byte and are only read; there is no type and no option.
+    unsafe { call(libc::SYS_mount, args) }.map(drop)
+}
+
 /// umount2(2), of what nobody uses.
 pub(crate) fn unmount(target: &CStr) -> Result<()> {
     // SAFETY: The path ends in a zero byte and is only read.
@@ -95,13 +103,18 @@ pub(crate) enum Reach {
 
 /// mount_setattr(2): sets attributes, and makes the mounts private: they neither send nor receive mount events.
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, reach: Reach, attributes: u64) -> Result<()> {
+    mount_setattr_at(mount, c"", reach, attributes)
+}
+
+/// [`mount_setattr`] of the mount at `dir` + `path`.
+pub(crate) fn mount_setattr_at(dir: BorrowedFd<'_>, path: &CStr, reach: Reach, attributes: u64) -> Result<()> {
     let attr = MountAttr { attr_set: attributes, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     let flags = match reach {
         Reach::Mount => libc::AT_EMPTY_PATH,
         Reach::Tree => libc::AT_EMPTY_PATH | AT_RECURSIVE,
     };
-    let args = [raw(mount), ptr(c""), flags as usize, &raw const attr as usize, size_of::<MountAttr>()];
-    // SAFETY: `attr` outlives the call and its size is given; the kernel only reads it.
+    let args = [raw(dir), ptr(path), flags as usize, &raw const attr as usize, size_of::<MountAttr>()];
+    // SAFETY: `path` ends in a zero byte, `attr` outlives the call and its size is given; the kernel only reads them.
     unsafe { call(libc::SYS_mount_setattr, args) }.map(drop)
 }
 

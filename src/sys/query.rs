@@ -49,17 +49,29 @@ pub(crate) fn xattr_size(path: &CStr, name: &CStr) -> Result<usize> {
     unsafe { call(libc::SYS_getxattr, [ptr(path), ptr(name), 0, 0]) }
 }
 
-/// statx(2) with `STATX_MNT_ID`: the id of the mount that `file` is the root of, if it is one (Linux 5.8).
-pub(crate) fn root_of_mount(file: BorrowedFd<'_>) -> Result<Option<u64>> {
+/// The root of a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MountRoot {
+    /// The id of the mount.
+    pub(crate) id: u64,
+    /// The file that is mounted: its device and inode.
+    pub(crate) file: (u64, u64),
+}
+
+/// statx(2) with `STATX_MNT_ID`: the mount that `file` is the root of, if it is one (Linux 5.8).
+pub(crate) fn root_of_mount(file: BorrowedFd<'_>) -> Result<Option<MountRoot>> {
+    const STATX_INO: usize = 0x100;
     const STATX_MNT_ID: usize = 0x1000;
     const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
-    // The kernel's `struct statx`, of which not every C library has all: stx_attributes, stx_mnt_id.
+    // The kernel's `struct statx`, of which not every C library has all: stx_attributes, stx_ino, both halves of
+    // stx_dev, stx_mnt_id.
     let mut stat = [0_u64; 32];
     let flags = libc::AT_EMPTY_PATH as usize;
-    let args = [raw(file), ptr(c""), flags, STATX_MNT_ID, stat.as_mut_ptr() as usize];
+    let args = [raw(file), ptr(c""), flags, STATX_INO | STATX_MNT_ID, stat.as_mut_ptr() as usize];
     // SAFETY: The path ends in a zero byte, and the kernel writes one structure of 256 bytes, which is what there is.
     unsafe { call(libc::SYS_statx, args) }?;
-    let [_, attributes, ..] = stat;
-    let id = stat.get(18).copied();
-    Ok(id.filter(|_| attributes & STATX_ATTR_MOUNT_ROOT != 0))
+    let [_, attributes, _, _, inode, ..] = stat;
+    let [.., device, id, _, _, _, _, _, _, _, _, _, _, _, _, _] = stat;
+    let root = MountRoot { id, file: (device, inode) };
+    Ok((attributes & STATX_ATTR_MOUNT_ROOT != 0).then_some(root))
 }

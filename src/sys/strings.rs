@@ -32,6 +32,13 @@ impl CStringArray {
     }
 }
 
+impl Clone for CStringArray {
+    fn clone(&self) -> Self {
+        // New strings are elsewhere, and so are pointers to them.
+        Self::new(self.strings.clone())
+    }
+}
+
 impl fmt::Debug for CStringArray {
     /// Leaves the strings out: an environment may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -34,7 +34,9 @@ pub(crate) fn output(name: &str, wrapper: &[&str], set: impl FnOnce(&mut Command
         Command::new("install").args(["-m", "755"]).arg(std::env::current_exe().unwrap()).arg(&program).status();
     assert!(copied.unwrap().success());
     let words = wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
-    let words: Vec<_> = words.chain([name, "--exact", "--nocapture", "--test-threads=1"].map(OsStr::new)).collect();
+    let words: Vec<_> = words
+        .chain([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"].map(OsStr::new))
+        .collect();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).env(VARIABLE, name).env("RUST_BACKTRACE", "0");
     command.env(crate::probe::VARIABLE, crate::probe::program()).stdin(std::process::Stdio::null());

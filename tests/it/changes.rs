@@ -10,7 +10,7 @@ use std::process::Command;
 
 use belljar::{ChangeKind, ChangeLimits, Changes, ErrorKind, FileType, Layer, Outcome, Rootfs, Sandbox};
 
-use crate::harness::{compile_static, is_root, real, temp_dir, token};
+use crate::harness::{compile_static, in_memory, is_root, real, temp_dir, token};
 
 /// A directory that is gone at the end, with directories in it that nobody may enter: of overlayfs's, and of images.
 pub(crate) struct Scratch(tempfile::TempDir);
@@ -81,10 +81,15 @@ fn layers(dir: &Path) -> [PathBuf; 2] {
     [low, high]
 }
 
-/// A root of these layers, with its changes in memory, and one with its changes in `kept`.
-fn roots(layers: &[PathBuf; 2], kept: &Path) -> [Rootfs; 2] {
+/// A root of these layers with its changes in `kept`, and where the kernel can, one with its changes in memory.
+fn roots(layers: &[PathBuf; 2], kept: &Path) -> Vec<Rootfs> {
     let kept = mkdir(real(kept).join(format!("kept-{}", token())));
-    [Rootfs::layers(layers).ephemeral(), Rootfs::layers(layers).overlay(kept)]
+    [Some(Rootfs::layers(layers).overlay(kept)), in_memory(Rootfs::layers(layers))].into_iter().flatten().collect()
+}
+
+/// One of them, for one run.
+fn root(layers: &[PathBuf; 2], kept: &Path) -> Rootfs {
+    roots(layers, kept).pop().unwrap()
 }
 
 #[test]
@@ -154,9 +159,8 @@ fn what_the_sandbox_itself_puts_into_the_root_is_no_change() {
     let dir = scratch();
     let layers = layers(dir.path());
     let data = mkdir(real(dir.path()).join("data"));
-    for root in
-        [roots(&layers, dir.path()).to_vec(), vec![Rootfs::empty().ephemeral(), Rootfs::host().ephemeral()]].concat()
-    {
+    let around = [Rootfs::empty(), Rootfs::host()].into_iter().filter_map(in_memory);
+    for root in roots(&layers, dir.path()).into_iter().chain(around) {
         let host = root == Rootfs::host().ephemeral();
         let sandbox = if host { Sandbox::new().rootfs(root) } else { tools(root) };
         let sandbox =
@@ -187,7 +191,7 @@ fn a_root_that_keeps_no_changes_has_none_to_tell() {
 fn changes_of_an_overlay_are_those_of_all_runs_and_wait_for_the_next() {
     let dir = scratch();
     let layers = layers(dir.path());
-    let [_, kept] = roots(&layers, dir.path());
+    let kept = roots(&layers, dir.path()).remove(0);
     let sandbox = tools(kept);
     changed(&sandbox, "echo x >/etc/x");
     let second = changed(&sandbox, "echo y >/etc/y; rm /etc/a");
@@ -210,9 +214,9 @@ fn changes_of_an_overlay_are_those_of_all_runs_and_wait_for_the_next() {
 fn names_may_be_any_bytes_and_are_escaped() {
     let dir = scratch();
     let layers = layers(dir.path());
-    let [ephemeral, _] = roots(&layers, dir.path());
+    let changing = root(&layers, dir.path());
     let script = r"cd /etc; echo 1 >$(printf 'a\n\033[31m\377'); mkdir $(printf '\200'); echo 2 >$(printf '\200/\201')";
-    let outcome = ran(&tools(ephemeral), script);
+    let outcome = ran(&tools(changing), script);
     let changes = outcome.changes().unwrap();
     let paths: Vec<_> = changes.iter().map(|change| change.path().as_os_str().as_bytes()).collect();
     assert_eq!(paths, [&b"/etc/a\n\x1b[31m\xff"[..], b"/etc/\x80", b"/etc/\x80/\x81"]);
@@ -268,10 +272,10 @@ fn a_program_can_not_forge_the_marks() {
 fn more_than_the_bounds_is_an_error() {
     let dir = scratch();
     let layers = layers(dir.path());
-    let [ephemeral, _] = roots(&layers, dir.path());
+    let changing = root(&layers, dir.path());
     let script = "mkdir /many; cd /many; i=0; while [ $i -lt 300 ]; do : >$i; i=$((i+1)); done
         truncate -s 4E /sparse 2>/dev/null || truncate -s 1T /sparse";
-    let output = tools(ephemeral).command("sh").args(["-ec", script]).output().unwrap();
+    let output = tools(changing).command("sh").args(["-ec", script]).output().unwrap();
     assert!(output.outcome.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let outcome = output.outcome;
     assert_eq!(outcome.changes().unwrap().len(), 302);
@@ -289,9 +293,9 @@ fn more_than_the_bounds_is_an_error() {
     outcome.copy_out("/many", &out).unwrap();
     assert_eq!(fs::read_dir(&out).unwrap().count(), 300);
     // Names that are long, and deeper than a path may be.
-    let [ephemeral, _] = roots(&layers, dir.path());
+    let changing = root(&layers, dir.path());
     let script = "d=$(printf %0200d 0); cd /opt; i=0; while [ $i -lt 40 ]; do mkdir $d; cd $d; i=$((i+1)); done";
-    let outcome = tools(ephemeral).command("bash").args(["-c", script]).status().unwrap();
+    let outcome = tools(changing).command("bash").args(["-c", script]).status().unwrap();
     let error = outcome.changes().unwrap_err();
     assert!(matches!(error.raw_os_error(), Some(libc::ENAMETOOLONG | libc::EFBIG)), "{error}");
     assert!(error.hint().is_some(), "{error}");
@@ -349,8 +353,8 @@ fn what_the_caller_may_not_read_is_not_copied() {
         assert!(error.hint().is_some() && !out.exists(), "nothing is left");
     }
     // A directory that can't be read can't be listed, and is in the way of nothing else.
-    let [ephemeral, _] = roots(&layers, dir.path());
-    let outcome = ran(&tools(ephemeral), "mkdir /out; echo y >/out/y; mkdir -m 0 /closed");
+    let changing = root(&layers, dir.path());
+    let outcome = ran(&tools(changing), "mkdir /out; echo y >/out/y; mkdir -m 0 /closed");
     if !is_root() {
         let error = outcome.changes().unwrap_err();
         assert_eq!((error.raw_os_error(), error.path()), (Some(libc::EACCES), Some(Path::new("/closed"))));
@@ -363,8 +367,8 @@ fn what_the_caller_may_not_read_is_not_copied() {
 fn a_copy_has_its_place_to_itself() {
     let dir = scratch();
     let layers = layers(dir.path());
-    let [ephemeral, _] = roots(&layers, dir.path());
-    let outcome = ran(&tools(ephemeral), "mkfifo /var/fifo");
+    let changing = root(&layers, dir.path());
+    let outcome = ran(&tools(changing), "mkfifo /var/fifo");
     let out = real(dir.path());
     let error = |from: &str, to: &Path| {
         let error = outcome.copy_out(from, to).unwrap_err();
@@ -412,8 +416,8 @@ fn a_link_that_leads_out_of_a_copy_is_refused() {
     let dir = scratch();
     let layers = layers(dir.path());
     for (script, good) in LINKS {
-        let [ephemeral, _] = roots(&layers, dir.path());
-        let outcome = ran(&tools(ephemeral), &format!("mkdir /out; echo x >/out/file; {script}"));
+        let changing = root(&layers, dir.path());
+        let outcome = ran(&tools(changing), &format!("mkdir /out; echo x >/out/file; {script}"));
         let out = real(dir.path()).join(token());
         match outcome.copy_out("/out", &out) {
             Ok(()) => assert!(good && out.join("file").exists(), "{script}"),

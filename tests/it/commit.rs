@@ -10,7 +10,7 @@ use belljar::{Changes, ErrorKind, Image, Ownership, Rootfs, Sandbox, Store};
 
 use crate::changes::{Scratch, changed, scratch};
 use crate::fixtures::{docker, tell_tree};
-use crate::harness::{is_root, real};
+use crate::harness::{in_memory, is_root, real};
 use crate::{docker, for_root, images, skip};
 
 /// Everything that a layer can tell, with the image's busybox.
@@ -37,8 +37,18 @@ fn base(images: &Path, reference: &str, ownership: Ownership) -> Base {
     let image = Image::options().reference(reference).open(images.join("layout")).unwrap();
     let store = Store::open(real(dir.path()).join("store")).unwrap().ownership(ownership);
     let image = store.unpack(&image).unwrap();
-    let sandbox = Sandbox::from_image(&image).rootfs(Rootfs::image(&image).ephemeral());
+    let sandbox = Sandbox::from_image(&image).rootfs(changeable(&image, dir.path()));
     Base { dir, image, sandbox }
+}
+
+/// The root of an image, with changes in memory where the kernel can, else in a new directory of `dir`.
+fn changeable(image: &Image, dir: &Path) -> Rootfs {
+    let root = Rootfs::image(image);
+    in_memory(root.clone()).unwrap_or_else(|| {
+        let kept = real(dir).join("kept");
+        fs::create_dir(&kept).unwrap();
+        root.overlay(kept)
+    })
 }
 
 /// What a tree looks like inside, without what is mounted there and what changes by looking.
@@ -261,6 +271,7 @@ fn owners_in_a_map_of_one_id_are_those_of_the_base() {
 #[test]
 fn owners_are_those_inside() {
     for_root!();
+    crate::memory!();
     let ids = belljar::IdMap::new(0, 100_000, 1000);
     let sandbox = Sandbox::new().rootfs(Rootfs::host().ephemeral()).uid_map(ids).gid_map(ids);
     let dir = scratch();
@@ -327,7 +338,7 @@ fn a_base_that_was_changed_is_refused() {
     let image = Image::open(&copy).unwrap();
     let store = Store::open(dir.join("store")).unwrap();
     let image = store.unpack(&image).unwrap();
-    let sandbox = Sandbox::from_image(&image).user(0, 0).rootfs(Rootfs::image(&image).ephemeral());
+    let sandbox = Sandbox::from_image(&image).user(0, 0).rootfs(changeable(&image, &dir));
     let changes = changed(&sandbox, "echo x >/x");
     changes.commit(&image, "good").write_archive(dir.join("good.tar")).unwrap();
     let mut bytes = fs::read(&copy).unwrap();

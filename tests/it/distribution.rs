@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use belljar::{Capabilities, ErrorKind, IdMap, Rootfs, Sandbox};
 
-use crate::harness::{is_root, real, sh, temp_dir};
+use crate::harness::{in_memory, is_root, real, sh, temp_dir};
 use crate::skip;
 
 /// Where the tree is: `BELLJAR_TEST_ROOTFS`, or a cache.
@@ -129,7 +129,7 @@ fn it_can_be_installed_to_and_stays_as_it_was() {
     let mut roots = vec![root.clone().copied()];
     if is_root() {
         // The tree is root's: for anybody else its files are nobody's.
-        roots.push(root.ephemeral());
+        roots.extend(in_memory(root));
     }
     for root in roots {
         let sandbox = Sandbox::new().rootfs(root.clone()).user(0, 0);
@@ -208,9 +208,9 @@ fn packages_are_installed_by_root_and_by_anybody_in_a_copy() {
     for (suite, root) in releases() {
         let copied = Sandbox::new().rootfs(Rootfs::dir(&root).copied()).user(0, 0);
         assert_eq!(sh(&copied, INSTALL_PACKAGE), INSTALLED, "{suite}, copied");
-        if is_root() {
+        if let Some(changed) = in_memory(Rootfs::dir(&root)).filter(|_| is_root()) {
             let all = IdMap::new(0, 0, 65536);
-            let mapped = Sandbox::new().rootfs(Rootfs::dir(&root).ephemeral()).user(0, 0).uid_map(all).gid_map(all);
+            let mapped = Sandbox::new().rootfs(changed).user(0, 0).uid_map(all).gid_map(all);
             let mapped = mapped.capabilities(packager());
             assert_eq!(sh(&mapped, INSTALL_PACKAGE), INSTALLED, "{suite}, mapped");
             assert!(!root.join("etc/made.log").exists());
@@ -222,6 +222,7 @@ fn packages_are_installed_by_root_and_by_anybody_in_a_copy() {
 #[test]
 fn packages_are_installed_in_an_image_by_its_own_root() {
     use belljar::{Image, Ownership, Store};
+    crate::memory!();
     let images = crate::images!();
     if !images.join("large.tar").exists() {
         skip!("there is no image large.tar: it is made of the root at BELLJAR_TEST_ROOTFS");

@@ -569,6 +569,7 @@ fn of_a_policy_with_layers_that_can_be_written_to() {
 
 #[test]
 fn of_a_policy_with_an_ephemeral_root() {
+    crate::memory!();
     fail("faults::of_a_policy_with_an_ephemeral_root", |site| {
         site.case("ephemeral", site.sandbox(site.root().ephemeral().size(1 << 20)), writes)
     });

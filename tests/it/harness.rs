@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use belljar::{Landlock, Rootfs, Sandbox, Seccomp};
+use belljar::{Landlock, Layer, Rootfs, Sandbox, Seccomp};
 
 /// Says why a test does not run here, and fails where everything has to.
 #[macro_export]
@@ -31,10 +31,38 @@ macro_rules! for_root {
     };
 }
 
+/// Ends a test that keeps changes to a directory in memory, where the kernel can't.
+#[macro_export]
+macro_rules! memory {
+    () => {
+        if !$crate::harness::memory_takes_changes() {
+            $crate::skip!("before Linux 6.6 a tmpfs has no attributes in user.*, which an overlay needs");
+        }
+    };
+}
+
 /// Whether the tests run as root: the suite is run twice.
 pub(crate) fn is_root() -> bool {
     // SAFETY: No arguments, and it never fails.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// Whether changes to a directory can be kept in memory: the start says so where they can't.
+pub(crate) fn memory_takes_changes() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        let dir = temp_dir();
+        let root = Rootfs::dir(real(dir.path())).ephemeral();
+        let error = Sandbox::new().rootfs(root).command("/none").spawn().unwrap_err();
+        let refused = error.raw_os_error() == Some(libc::EOPNOTSUPP) && error.hint().unwrap().contains("Linux 6.6");
+        assert!(refused || error.layer() == Layer::Exec, "{error}");
+        !refused
+    })
+}
+
+/// A root with its changes in memory, for a list of roots: it is left out where the kernel can't.
+pub(crate) fn in_memory(root: Rootfs) -> Option<Rootfs> {
+    memory_takes_changes().then(|| root.ephemeral())
 }
 
 /// A directory of this run that is gone with it, and that everybody may enter.
@@ -81,6 +109,11 @@ pub(crate) fn sh(sandbox: &Sandbox, script: &str) -> String {
 
 /// Compiles a C program, once for each source in a run of the tests. Static: it runs in an empty root.
 pub(crate) fn compile_static(name: &str, source: &str) -> PathBuf {
+    compile(name, source, &["-O1", "-static", "-pthread"])
+}
+
+/// The same, with other options.
+pub(crate) fn compile(name: &str, source: &str, options: &[&str]) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     extern "C" fn clean_up() {
         let _ = DIR.get().map(fs::remove_dir_all);
@@ -93,11 +126,20 @@ pub(crate) fn compile_static(name: &str, source: &str) -> PathBuf {
         real(temp_dir().keep())
     });
     let program = dir.join(name);
+    // Where a compiler takes long: what another run has compiled.
+    if let Some(made) = std::env::var_os("BELLJAR_TEST_PROGRAMS").map(|made| Path::new(&made).join(name)) {
+        if made.exists() {
+            return made;
+        }
+    }
     if !program.exists() {
         let code = dir.join(format!("{name}.c"));
         fs::write(&code, source).unwrap();
-        let status = Command::new("cc").args(["-O1", "-static", "-pthread", "-o"]).arg(&program).arg(&code).status();
+        let status = Command::new("cc").args(options).arg("-o").arg(&program).arg(&code).status();
         assert!(status.unwrap().success(), "cc compiles {name}");
+        if let Some(keep) = std::env::var_os("BELLJAR_TEST_KEEP_PROGRAMS") {
+            fs::copy(&program, Path::new(&keep).join(name)).unwrap();
+        }
     }
     program
 }

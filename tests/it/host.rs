@@ -467,7 +467,7 @@ fn a_delegated_cgroup_is_the_callers_own() {
     const NAME: &str = "host::a_delegated_cgroup_is_the_callers_own";
     if is_inner() {
         let probe = host::probe();
-        let expected = std::env::var_os("BELLJAR_TEST_CGROUP").map(PathBuf::from);
+        let expected = std::env::var_os("BELLJAR_TEST_OWN_CGROUP").map(PathBuf::from);
         assert_eq!(probe.cgroup(), expected.as_deref(), "\n{probe}");
         assert_eq!(line(&probe, "cgroup  ").contains("is not delegated"), expected.is_none(), "\n{probe}");
         return;
@@ -494,7 +494,7 @@ fn a_delegated_cgroup_is_the_callers_own() {
     for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
         std::os::unix::fs::chown(group.0.join(file), Some(65534), Some(65534)).unwrap();
     }
-    again_as(&binary, NAME, &["sh", "-ec", &format!("{enter}export BELLJAR_TEST_CGROUP={shown}; {user}"), "sh"]);
+    again_as(&binary, NAME, &["sh", "-ec", &format!("{enter}export BELLJAR_TEST_OWN_CGROUP={shown}; {user}"), "sh"]);
 }
 
 /// A cgroup that is removed in the end.

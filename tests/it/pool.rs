@@ -320,7 +320,7 @@ fn a_program_sees_what_it_sees_without_a_pool() {
     let allowing = Seccomp::container().allow(["unshare"]);
     let mut policies = vec![host(), host().hostname("box"), host().seccomp(named), host().seccomp(allowing)];
     policies.extend([host().seccomp(Seccomp::off()), host().user(0, 0), host().network(belljar::Network::Loopback)]);
-    policies.push(Sandbox::new().rootfs(Rootfs::host().ephemeral()));
+    policies.extend(crate::harness::in_memory(Rootfs::host()).map(|root| Sandbox::new().rootfs(root)));
     for sandbox in policies {
         let plain = crate::harness::sh(&sandbox, LOOK);
         let pooled = sh(&sandbox, LOOK);

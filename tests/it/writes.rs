@@ -8,9 +8,9 @@ use std::process::Command;
 use belljar::{Child, ErrorKind, IdMap, Layer, Namespaces, Outcome, Rootfs, Sandbox, Stdio};
 
 use crate::alone::{again, is_role};
-use crate::harness::{noop, real, removable, sh, temp_dir};
+use crate::harness::{in_memory, noop, real, removable, sh, temp_dir};
 use crate::mounts::snapshot;
-use crate::{for_root, skip};
+use crate::{for_root, memory, skip};
 
 /// A directory that is gone at the end, with what overlayfs has made in it.
 struct Scratch(tempfile::TempDir);
@@ -49,6 +49,12 @@ fn tried(sandbox: &Sandbox, script: &str) -> (Outcome, String) {
     (output.outcome, String::from_utf8(text).unwrap())
 }
 
+/// Roots that take changes: in memory where the kernel can, kept, and copied.
+fn roots(lower: &Path, base: &Path) -> Vec<Rootfs> {
+    let root = Rootfs::dir(lower);
+    in_memory(root.clone()).into_iter().chain([root.clone().overlay(base), root.copied()]).collect()
+}
+
 /// A directory with some content to change.
 fn lower(dir: &Path) -> PathBuf {
     let lower = real(dir).join("lower");
@@ -81,6 +87,7 @@ const CHANGED: &str = "changed\nb\nnew\nchanged\nchanged\n750\nx\n";
 
 #[test]
 fn an_ephemeral_root_takes_every_change_and_the_directory_none() {
+    memory!();
     let dir = scratch();
     let lower = lower(dir.path());
     let before = snapshot(&lower);
@@ -101,7 +108,7 @@ fn the_root_looks_like_the_directory_that_it_is_made_from() {
     fs::set_permissions(&lower, fs::Permissions::from_mode(0o1775)).unwrap();
     let base = mkdir(real(dir.path()).join("kept"));
     let (uid, gid) = (fs::metadata(&lower).unwrap().uid(), fs::metadata(&lower).unwrap().gid());
-    for root in [Rootfs::dir(&lower).ephemeral(), Rootfs::dir(&lower).overlay(&base), Rootfs::dir(&lower).copied()] {
+    for root in roots(&lower, &base) {
         let seen = sh(&tools(root.clone()), "stat -c '%a %u %g' /");
         assert_eq!(seen, format!("1775 {uid} {gid}\n"), "{root:?}");
     }
@@ -202,7 +209,7 @@ fn what_is_read_only_stays_so_in_a_writable_root() {
     let base = mkdir(real(dir.path()).join("kept"));
     let other = mkdir(real(dir.path()).join("other"));
     fs::write(other.join("file"), "x").unwrap();
-    for root in [Rootfs::dir(&lower).ephemeral(), Rootfs::dir(&lower).overlay(&base), Rootfs::dir(&lower).copied()] {
+    for root in roots(&lower, &base) {
         let sandbox = tools(root.clone()).bind_ro(&other, "/srv/other").file("/etc/file", "given");
         let before = (snapshot(&other), snapshot(&lower));
         let script = "for f in /srv/other/file /srv/other/new /proc/sys/kernel/hostname /etc/file /dev/new /usr/new; do \
@@ -217,7 +224,9 @@ fn what_is_read_only_stays_so_in_a_writable_root() {
 fn memory_is_bounded() {
     let dir = scratch();
     let lower = lower(dir.path());
-    for root in [Rootfs::dir(&lower).ephemeral(), Rootfs::dir(&lower).copied(), Rootfs::empty().ephemeral()] {
+    let root = Rootfs::dir(&lower);
+    let roots = [Some(root.clone().copied()), in_memory(root), in_memory(Rootfs::empty())];
+    for root in roots.into_iter().flatten() {
         let sandbox = tools(root.clone().size(1 << 20).inodes(64));
         let (outcome, text) = tried(&sandbox, "head -c 2000000 /dev/zero >/big");
         assert!(!outcome.success() && text.contains("No space left"), "{root:?}: {text}");
@@ -229,6 +238,7 @@ fn memory_is_bounded() {
 
 #[test]
 fn sandboxes_of_one_directory_do_not_meet() {
+    memory!();
     let dir = scratch();
     let lower = lower(dir.path());
     let before = snapshot(&lower);
@@ -263,14 +273,18 @@ fn hundreds_of_layers_are_one_root() {
     assert_eq!(sh(&tools(root.clone()), script), "300\n299\n");
     assert_eq!(sh(&tools(root.clone().copied()), script), "300\n299\n");
     let written = format!("{script}; rm /file7; echo x >/top; ls /file* | wc -l; cat /top");
-    assert_eq!(sh(&tools(root.clone().ephemeral()), &written), "300\n299\n299\nx\n");
+    if let Some(root) = in_memory(root.clone()) {
+        assert_eq!(sh(&tools(root), &written), "300\n299\n299\nx\n");
+    }
     let kept = tools(root.clone().overlay(real(kept.path())));
     assert_eq!(sh(&kept, &written), "300\n299\n299\nx\n");
     assert_eq!(sh(&kept, script), "299\nx\n");
     assert!(snapshot(&dir) == before, "no layer was changed");
     // One alone, and a few that have every place.
     assert_eq!(sh(&tools(Rootfs::layers(&layers[..1])), "cat /top"), "0\n");
-    assert_eq!(sh(&tools(Rootfs::layers(&layers[..1]).ephemeral()), "echo x >/top; cat /top"), "x\n");
+    if let Some(root) = in_memory(Rootfs::layers(&layers[..1])) {
+        assert_eq!(sh(&tools(root), "echo x >/top; cat /top"), "x\n");
+    }
     for name in ["proc", "dev", "tmp", "usr"] {
         mkdir(layers[1].join(name));
     }
@@ -281,6 +295,7 @@ fn hundreds_of_layers_are_one_root() {
 
 #[test]
 fn an_empty_and_the_hosts_root_can_be_written_around() {
+    memory!();
     assert_eq!(sh(&tools(Rootfs::empty().ephemeral()), "echo x >/top; mkdir /a; cat /top; ls /a"), "x\n");
     let host = Sandbox::new().rootfs(Rootfs::host().ephemeral());
     let script = "mkdir -p /var/lib/x; echo y >/etc/new; cat /etc/new; touch /usr/new 2>/dev/null || echo refused";
@@ -373,7 +388,7 @@ fn marks_that_a_directory_has_planted_lead_nowhere() {
     }
     let before = snapshot(&dir);
     let layers = Rootfs::layers([&low, &high]);
-    for root in [layers.clone(), layers.ephemeral()] {
+    for root in [Some(layers.clone()), in_memory(layers)].into_iter().flatten() {
         // An opaque directory hides what lies below; nothing is found where it was not.
         let script = "for f in /moved /secret; do ls -A $f 2>&1; done; cat /open/file /data 2>&1";
         let (_, text) = tried(&tools(root), script);
@@ -388,6 +403,7 @@ fn marks_that_a_directory_has_planted_lead_nowhere() {
 #[test]
 fn files_of_somebody_who_is_not_mapped_stay_his_unless_copied() {
     for_root!();
+    memory!();
     let dir = scratch();
     let lower = lower(dir.path());
     for path in ["etc", "etc/hello"] {
@@ -412,7 +428,7 @@ fn root_without_a_user_namespace_writes_the_same() {
     let lower = lower(dir.path());
     let before = snapshot(&lower);
     let base = mkdir(real(dir.path()).join("kept"));
-    for root in [Rootfs::dir(&lower).ephemeral(), Rootfs::dir(&lower).overlay(&base), Rootfs::dir(&lower).copied()] {
+    for root in roots(&lower, &base) {
         for namespaces in [Namespaces::default() - Namespaces::USER, Namespaces::MOUNT] {
             let _ = fs::remove_dir_all(base.join("diff"));
             let sandbox = tools(root.clone()).namespaces(namespaces);
@@ -427,7 +443,7 @@ fn without_a_pid_namespace_it_is_the_same() {
     let dir = scratch();
     let lower = lower(dir.path());
     let base = mkdir(real(dir.path()).join("kept"));
-    for root in [Rootfs::dir(&lower).ephemeral(), Rootfs::dir(&lower).overlay(&base), Rootfs::dir(&lower).copied()] {
+    for root in roots(&lower, &base) {
         let sandbox = tools(root).namespaces(Namespaces::default() - Namespaces::PID);
         assert_eq!(sh(&sandbox, CHANGES), CHANGED);
     }
@@ -491,6 +507,7 @@ fn changes_can_not_be_kept_on_an_overlay_and_that_is_told() {
         println!("the body has run");
         return;
     }
+    memory!();
     let script = "mount -t tmpfs none /mnt && cd /mnt && mkdir lower upper work merged && \
                   mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work,userxattr none merged && exec \"$@\"";
     let inner = again(TEST, TEST);

@@ -1,0 +1,105 @@
+//! What the starts from one template have in common.
+
+use std::any::Any;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Step;
+
+/// Namespaces that starts go on from: held by descriptors, so that no process has to stay for them.
+#[derive(Debug)]
+pub(crate) struct Template {
+    /// The owner of the other namespaces: nothing inside a sandbox has a capability there.
+    pub(crate) user: OwnedFd,
+    /// The root, but for what each start has for itself.
+    pub(crate) mount: OwnedFd,
+    /// The host's /proc.
+    pub(crate) proc: OwnedFd,
+    /// Empty network namespaces; none where each start makes its own.
+    pub(crate) networks: Option<Networks>,
+    /// Every step that makes the root, the template's own and those of each start, in the order of the policy.
+    pub(crate) content: Vec<Step>,
+    /// What each start does for itself.
+    pub(crate) private: Vec<Step>,
+    /// Of the mounts that can be written, in their order: which file is mounted where it is the template's own.
+    pub(crate) writable: Vec<Option<(u64, u64)>>,
+    /// What has to stay: the layers of an image in their store.
+    pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
+    /// The user and the group that have made it, as whom alone it can be entered.
+    pub(crate) caller: (u32, u32),
+}
+
+/// Empty network namespaces that no process is in.
+///
+/// To make one takes longer than all else of a start. A sandbox has one for itself alone, and can't change it, since it
+/// is the template's; so when the sandbox has ended, the next one gets it.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    /// The process that has made them: a fork of it would use the same ones at the same time.
+    owner: u32,
+    free: Mutex<Vec<OwnedFd>>,
+}
+
+/// How many are kept: each takes some 200 KiB of memory.
+const KEPT: usize = 64;
+
+impl Networks {
+    pub(crate) fn new() -> Self {
+        Self { owner: std::process::id(), free: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        // Nothing panics while it is locked.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Template {
+    /// The network namespaces, if this process may use them.
+    pub(crate) fn networks(&self) -> Option<&Networks> {
+        self.networks.as_ref().filter(|networks| networks.owner == std::process::id())
+    }
+
+    /// A network namespace that is free.
+    pub(crate) fn free_network(self: &Arc<Self>) -> Option<Lease> {
+        let network = self.networks()?.lock().pop()?;
+        Some(self.lease(network))
+    }
+
+    /// Has a new network namespace used, and then kept.
+    pub(crate) fn lease(self: &Arc<Self>, network: OwnedFd) -> Lease {
+        Lease { template: self.clone(), network }
+    }
+}
+
+/// A network namespace that one sandbox has for itself. Dropping it gives it up.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    template: Arc<Template>,
+    network: OwnedFd,
+}
+
+impl Lease {
+    /// Keeps it for another sandbox: the one that had it has ended.
+    pub(crate) fn give_back(self) {
+        let Some(networks) = self.template.networks() else { return };
+        let mut free = networks.lock();
+        if free.len() < KEPT {
+            free.push(self.network);
+        }
+    }
+}
+
+impl AsFd for Lease {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.network.as_fd()
+    }
+}
+
+impl Template {
+    /// What a start enters: the user and the mount namespace, and the network namespace that it has.
+    pub(crate) fn numbers(&self, network: Option<&Lease>) -> [RawFd; 3] {
+        let network = network.map_or(-1, |lease| lease.as_fd().as_raw_fd());
+        [self.user.as_raw_fd(), self.mount.as_raw_fd(), network]
+    }
+}

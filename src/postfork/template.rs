@@ -1,0 +1,167 @@
+//! The steps of a template, which many starts go on from, and of a start from it.
+//!
+//! What a start mounts for itself comes on top of the template's tree, which it has a copy of. What it takes for that lies
+//! below one of these mounts: nobody inside gets to see it. There is a /proc too, of a PID namespace that has ended: the
+//! kernel lets a user namespace mount a new one only where another can be seen in full.
+
+use core::ffi::CStr;
+use std::os::fd::AsFd;
+
+use super::mount::{EMPTY_DIR, EMPTY_FILE, HIDDEN, clone_source, create};
+use super::{Done, State, on};
+use crate::plan::{Fault, HostPath, Inside, InsideKind, Operand, attr};
+use crate::sys::{self, Errno, Reach};
+
+/// The name of the /proc that is hidden.
+const PROC: &CStr = c"proc";
+
+const SEALED: u64 = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
+
+impl State<'_> {
+    pub(super) fn write_proc(&self, path: &CStr, data: &[u8]) -> Done {
+        let file = self.context.open_proc(path, libc::O_WRONLY, libc::RESOLVE_NO_MAGICLINKS)?;
+        Ok(sys::write_all(file.as_fd(), data)?)
+    }
+
+    pub(super) fn enter_owner(&self) -> Done {
+        let [user, ..] = self.context.template;
+        Ok(sys::setns_fd(sys::borrow(user), libc::CLONE_NEWUSER)?)
+    }
+
+    pub(super) fn enter_template(&self, network: bool) -> Done {
+        let [_, mount, own_network] = self.context.template;
+        // First the user namespace, which gives the capabilities for the others.
+        self.enter_owner()?;
+        if network {
+            sys::setns_fd(sys::borrow(own_network), libc::CLONE_NEWNET)?;
+        }
+        Ok(sys::setns_fd(sys::borrow(mount), libc::CLONE_NEWNS)?)
+    }
+
+    pub(super) fn hand_over(&self) -> Done {
+        let host = sys::borrow(self.context.handover);
+        for path in [c"/proc/self/ns/user", c"/proc/self/ns/mnt"] {
+            let namespace = self.context.open_proc(path, libc::O_RDONLY, 0)?;
+            sys::send_fd(host, namespace.as_fd())?;
+        }
+        Ok(sys::send_fd(host, self.hidden()?)?)
+    }
+
+    pub(super) fn hand_over_network(&self) -> Done {
+        let namespace = self.context.open_proc(c"/proc/self/ns/net", libc::O_RDONLY, 0)?;
+        Ok(sys::send_fd(sys::borrow(self.context.handover), namespace.as_fd())?)
+    }
+
+    pub(super) fn stage(&self, source: &HostPath, name: &CStr, kind: InsideKind, attributes: u64) -> Done {
+        let hidden = sys::openat2(self.workspace()?, HIDDEN, libc::O_PATH, 0, 0)?;
+        match kind {
+            InsideKind::Dir => sys::mkdirat(hidden.as_fd(), name, 0o755)?,
+            InsideKind::File => drop(create(hidden.as_fd(), name, 0o444)?),
+        }
+        let mount = on(Operand::Source, clone_source(source))?;
+        sys::mount_setattr(mount.as_fd(), Reach::Tree, attributes)?;
+        Ok(sys::attach_at(mount.as_fd(), hidden.as_fd(), name)?)
+    }
+
+    pub(super) fn stage_file(&self, name: &CStr, data: &[u8]) -> Done {
+        let hidden = sys::openat2(self.workspace()?, HIDDEN, libc::O_PATH, 0, 0)?;
+        let file = create(hidden.as_fd(), name, 0o444)?;
+        Ok(sys::write_all(file.as_fd(), data)?)
+    }
+
+    pub(super) fn cover(&mut self, at: &Inside) -> Done {
+        self.hide()?;
+        let cover = sys::clone_tree(self.hidden()?, c"")?;
+        let target = self.target(at)?;
+        on(Operand::Target, sys::attach(cover.as_fd(), target.as_fd()))?;
+        let context = sys::fsopen(c"proc")?;
+        let proc = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
+        Ok(sys::attach_at(proc.as_fd(), cover.as_fd(), PROC)?)
+    }
+
+    pub(super) fn uncover(&mut self, at: &Inside, device: u64) -> Done {
+        self.root = Some(sys::openat2(sys::CWD, c"/", libc::O_PATH, 0, 0)?);
+        let hidden = self.target(at)?;
+        // Somebody outside may have renamed directories of the root.
+        if sys::fstat(hidden.as_fd())?.device != device {
+            return Err(Fault { errno: libc::ESTALE, operand: Operand::Target });
+        }
+        self.hidden = Some(hidden);
+        Ok(())
+    }
+
+    pub(super) fn attach(&self, name: &CStr, at: &Inside, attributes: u64) -> Done {
+        let mount = sys::clone_tree(self.hidden()?, name)?;
+        if attributes & attr::READ_ONLY == 0 {
+            self.add_writable(mount.as_fd())?;
+        }
+        self.mount(mount, at, Reach::Tree, attributes)
+    }
+
+    pub(super) fn hidden(&self) -> Result<std::os::fd::BorrowedFd<'_>, Fault> {
+        self.hidden.as_ref().map(AsFd::as_fd).ok_or(Errno(libc::EBADF).into())
+    }
+
+    /// Puts a read-only mount over what is hidden in the workspace, if there is none yet.
+    pub(super) fn hide(&mut self) -> Done {
+        if self.hidden.is_some() {
+            return Ok(());
+        }
+        let hidden = sys::clone_tree(self.workspace()?, HIDDEN)?;
+        sys::mount_setattr(hidden.as_fd(), Reach::Mount, SEALED)?;
+        sys::attach_at(hidden.as_fd(), self.workspace()?, HIDDEN)?;
+        self.hidden = Some(hidden);
+        Ok(())
+    }
+
+    /// What hides a file, and what hides a directory.
+    fn masks(&mut self) -> Result<&[sys::Fd; 2], Fault> {
+        if self.masks.is_none() {
+            self.hide()?;
+            let open = |name| sys::openat2(self.hidden()?, name, libc::O_PATH, 0, 0).map_err(Fault::from);
+            self.masks = Some([open(EMPTY_FILE)?, open(EMPTY_DIR)?]);
+        }
+        self.masks.as_ref().ok_or(Errno(libc::EBADF).into())
+    }
+
+    /// Hides something right below the sandbox's own /proc, by one system call: it can't be renamed, nor be a link that
+    /// leads elsewhere.
+    pub(super) fn mask_in_proc(&mut self, name: &CStr) -> Done {
+        let Some(proc) = &self.proc else { return Err(Errno(libc::EBADF).into()) };
+        sys::fchdir(proc.as_fd())?;
+        let sources = self.masks()?.each_ref().map(|mask| own_fd(mask.as_fd()));
+        for source in sources {
+            let source = source?;
+            match sys::bind(sys::text(&source)?, name) {
+                // The other kind: a file is put over a file only, a directory over a directory.
+                Err(Errno(libc::ENOTDIR)) => {}
+                Err(Errno(libc::ENOENT)) => return Ok(()),
+                done => return on(Operand::Target, done),
+            }
+        }
+        Err(Fault { errno: libc::ENOTDIR, operand: Operand::Target })
+    }
+
+    /// Makes something right below the sandbox's own /proc read-only.
+    pub(super) fn protect_in_proc(&self, name: &CStr) -> Done {
+        let Some(proc) = &self.proc else { return Err(Errno(libc::EBADF).into()) };
+        sys::fchdir(proc.as_fd())?;
+        match sys::bind(name, name) {
+            Err(Errno(libc::ENOENT)) => Ok(()),
+            done => {
+                on(Operand::Target, done)?;
+                on(Operand::Target, sys::mount_setattr_at(sys::CWD, name, Reach::Mount, SEALED))
+            }
+        }
+    }
+}
+
+/// The name of a descriptor, from the /proc that is the working directory.
+fn own_fd(fd: std::os::fd::BorrowedFd<'_>) -> sys::Result<[u8; 32]> {
+    const DIR: &[u8] = b"self/fd/";
+    let mut name = [0; 32];
+    let (dir, number) = name.split_at_mut(DIR.len());
+    dir.copy_from_slice(DIR);
+    sys::digits(fd, number)?;
+    Ok(name)
+}
