@@ -1,5 +1,7 @@
 //! The handle of a running program.
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod capture;
 mod pty;
 mod signal;
@@ -20,6 +22,10 @@ use crate::report::Report;
 use crate::spawn::{Cell, Process};
 use crate::sys::Errno;
 
+#[cfg(feature = "tokio")]
+pub(crate) use asynchronous::in_runtime;
+#[cfg(feature = "tokio")]
+pub use asynchronous::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
 pub use capture::Output;
 pub use pty::Pty;
 
@@ -61,6 +67,13 @@ pub struct Child {
     pool: Option<Arc<pool::Shared>>,
     /// What has to stay as long as the program.
     keeps: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// What is known of a program when it is reaped.
+#[derive(Debug)]
+struct Reaped {
+    status: ExitStatus,
+    usage: Usage,
 }
 
 /// What a new child starts from.
@@ -205,20 +218,31 @@ impl Child {
         if let Some(outcome) = self.outcome.clone() {
             return Ok(Some(outcome));
         }
+        let Some(reaped) = self.reap(options) else { return Ok(None) };
+        self.conclude(reaped).map(Some)
+    }
+
+    /// Reaps the program. What else is in the sandbox may still be there.
+    fn reap(&mut self, options: i32) -> Option<Result<Reaped>> {
         let ended = match self.program.wait(options) {
-            Ok(None) => return Ok(None),
+            Ok(None) => return None,
             Ok(Some(ended)) => Ok((wait::status(&ended), wait::usage(&ended, self.host_peak))),
             Err(errno) => self.status_after_reaping(errno),
         };
         let wall_time = self.started.elapsed();
+        Some(ended.map(|(status, usage)| Reaped { status, usage: Usage { wall_time, ..usage } }))
+    }
+
+    /// Ends the cell of a program that is reaped.
+    fn conclude(&mut self, reaped: Result<Reaped>) -> Result<Outcome> {
         // Whatever is left in the sandbox ends now, the outcome known or not.
         self.end_cell();
         self.release_changes();
-        let (status, usage) = ended?;
+        let Reaped { status, usage } = reaped?;
         let ended = self.ended.filter(|_| status.signal() == Some(libc::SIGKILL));
-        let outcome = Outcome::new(status, ended, Usage { wall_time, ..usage }, self.written.clone());
+        let outcome = Outcome::new(status, ended, usage, self.written.clone());
         self.outcome = Some(outcome.clone());
-        Ok(Some(outcome))
+        Ok(outcome)
     }
 
     /// Nobody inside writes to the root any more.
@@ -250,7 +274,11 @@ impl Drop for Child {
             // Where a filter keeps the host from killing, init does it; without one, nobody is waited for.
             let killed = self.kill().is_ok() || self.cell.as_mut().map(Cell::let_go).is_some();
             // The program first: init ends only when all processes of the cell are reaped.
-            let _ = self.program.wait(if killed { 0 } else { libc::WNOHANG });
+            if killed {
+                self.program.reap_killed();
+            } else {
+                let _ = self.program.wait(libc::WNOHANG);
+            }
             self.end_cell();
             self.release_changes();
         }

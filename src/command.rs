@@ -1,5 +1,8 @@
 //! The command line.
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;

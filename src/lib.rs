@@ -51,6 +51,9 @@
 //! # Ok::<(), belljar::Error>(())
 //! ```
 //!
+//! Tasks of a tokio runtime start and await programs with the feature `tokio`: `spawn_async`, `status_async` and `output_async` of
+//! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that is dropped kills its sandbox.
+//!
 //! [`Command::plan`] prints every step that a start takes, and takes none; [`host::probe`] tells what a host can do.
 //!
 //! # What holds
@@ -198,6 +201,8 @@ mod spawn;
 mod sys;
 
 pub use changes::{Change, ChangeKind, ChangeLimits, Changes, FileType};
+#[cfg(feature = "tokio")]
+pub use child::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
 pub use child::{Child, Output, Pty};
 pub use command::Command;
 #[cfg(feature = "image")]

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Child;
+use super::{Child, Pty};
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Cause, Outcome};
 use crate::sys;
@@ -44,45 +45,83 @@ impl Child {
     /// As for [`wait`](Child::wait), and where reading a pipe fails.
     pub fn wait_with_output(mut self) -> Result<Output> {
         drop(self.stdin.take());
-        let mut streams = self.captured();
-        for stream in &mut streams {
-            stream.begin().map_err(failed)?;
-        }
-        while streams.iter().any(|stream| stream.file.is_some()) {
-            let over = wait_readable(self.program.as_fd(), &mut streams).map_err(failed)?;
-            if over {
+        let fds = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)];
+        let mut capture = Capture::new(fds, self.pty.take(), self.output_limit)?;
+        while capture.is_open() {
+            if wait_readable(self.program.as_fd(), &capture).map_err(failed)? {
                 break;
             }
-            for stream in &mut streams {
-                stream.read().map_err(failed)?;
-            }
-            if self.output_limit.is_some() && streams.iter().any(|stream| stream.kept.truncated) {
-                self.kill_for(Cause::OutputLimit)?;
-            }
+            self.capture(&mut capture)?;
         }
         let outcome = self.wait()?;
-        for stream in &mut streams {
-            stream.read_rest().map_err(failed)?;
-        }
-        let truncated = streams.iter().any(|stream| stream.kept.truncated);
-        let outcome = if truncated && self.output_limit.is_some() { outcome.over_output() } else { outcome };
-        let [stdout, stderr, shown] = streams.map(|stream| stream.kept.data);
-        let stdout = if stdout.is_empty() { shown } else { stdout };
-        Ok(Output { outcome, stdout, stderr, truncated })
+        capture.finish(outcome)
     }
 
-    /// Standard output, standard error and the terminal, which is forgotten where standard output is kept.
-    fn captured(&mut self) -> [Stream; 3] {
-        let bound = Some(self.output_limit.unwrap_or(KEPT));
-        let stdout = self.stdout.take().map(OwnedFd::from);
+    /// Reads what is there now, and kills the sandbox if that is more than the limit.
+    pub(super) fn capture(&mut self, capture: &mut Capture) -> Result<()> {
+        capture.read()?;
+        if capture.is_over_limit() { self.kill_for(Cause::OutputLimit) } else { Ok(()) }
+    }
+}
+
+/// What is collected of standard output, standard error and the terminal.
+pub(super) struct Capture {
+    streams: [Stream; 3],
+    limit: Option<u64>,
+}
+
+impl Capture {
+    /// What the terminal shows is forgotten where standard output is kept.
+    pub(super) fn new([stdout, stderr]: [Option<OwnedFd>; 2], pty: Option<Pty>, limit: Option<u64>) -> Result<Self> {
+        let bound = Some(limit.unwrap_or(KEPT));
         let shown = bound.filter(|_| stdout.is_none());
-        let (stderr, terminal) = (self.stderr.take().map(OwnedFd::from), self.pty.take().map(OwnedFd::from));
-        [(stdout, bound, false), (stderr, bound, false), (terminal, shown, true)].map(|(fd, bound, terminal)| Stream {
-            file: fd.map(File::from),
-            kept: Kept::new(bound),
-            terminal,
-            hung_up: false,
-        })
+        let stream = |fd: Option<OwnedFd>, bound, terminal| {
+            let (file, kept) = (fd.map(File::from), Kept::new(bound));
+            Stream { file, kept, terminal, hung_up: false }
+        };
+        let mut streams =
+            [stream(stdout, bound, false), stream(stderr, bound, false), stream(pty.map(OwnedFd::from), shown, true)];
+        streams.iter_mut().try_for_each(Stream::begin).map_err(failed)?;
+        Ok(Self { streams, limit })
+    }
+
+    /// Whether there may be more to read.
+    pub(super) fn is_open(&self) -> bool {
+        self.streams.iter().any(|stream| stream.file.is_some())
+    }
+
+    /// What to wait for, at most for the [`pause`](Capture::pause).
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let streams = self.streams.iter().filter(|stream| !stream.hung_up);
+        streams.filter_map(|stream| stream.file.as_ref()).map(AsFd::as_fd)
+    }
+
+    /// After how long to look again whether somebody has opened a terminal that nobody had open.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        self.streams.iter().any(|stream| stream.hung_up).then_some(AGAIN)
+    }
+
+    /// Reads each stream once, and waits for none.
+    fn read(&mut self) -> Result<()> {
+        self.streams.iter_mut().try_for_each(|stream| stream.read().map(drop)).map_err(failed)
+    }
+
+    fn is_truncated(&self) -> bool {
+        self.streams.iter().any(|stream| stream.kept.truncated)
+    }
+
+    fn is_over_limit(&self) -> bool {
+        self.limit.is_some() && self.is_truncated()
+    }
+
+    /// Reads the rest, when the sandbox is over.
+    pub(super) fn finish(mut self, outcome: Outcome) -> Result<Output> {
+        self.streams.iter_mut().try_for_each(Stream::read_rest).map_err(failed)?;
+        let truncated = self.is_truncated();
+        let outcome = if self.is_over_limit() { outcome.over_output() } else { outcome };
+        let [stdout, stderr, shown] = self.streams.map(|stream| stream.kept.data);
+        let stdout = if stdout.is_empty() { shown } else { stdout };
+        Ok(Output { outcome, stdout, stderr, truncated })
     }
 }
 
@@ -96,8 +135,8 @@ const CHUNK: usize = 65_536;
 /// More than a terminal holds: the kernel's buffers take 64 KiB (`TTYB_DEFAULT_MEM_LIMIT`) and 4 KiB.
 const TERMINAL: usize = 1 << 20;
 
-/// How often it is looked whether a terminal that nobody has open is open again, in milliseconds.
-const AGAIN: u8 = 20;
+/// How often it is looked whether a terminal that nobody has open is open again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// The start of what was written, and whether there was more.
 pub(crate) struct Kept {
@@ -168,6 +207,7 @@ impl Stream {
 
     /// Reads once; returns how much there was. None means that nothing is there now.
     fn read(&mut self) -> io::Result<Option<usize>> {
+        self.hung_up = false;
         let Some(file) = &mut self.file else { return Ok(None) };
         match self.kept.read(file) {
             Ok(0) => self.file = None,
@@ -197,22 +237,18 @@ impl Stream {
 }
 
 /// Waits for one of the streams or for the end of the program, which it returns.
-fn wait_readable(program: BorrowedFd<'_>, streams: &mut [Stream]) -> io::Result<bool> {
-    let timeout = match streams.iter().any(|stream| stream.hung_up) {
-        true => PollTimeout::from(AGAIN),
-        false => PollTimeout::NONE,
-    };
-    let files = streams.iter().filter(|stream| !stream.hung_up).filter_map(|stream| stream.file.as_ref());
-    let fds = [program].into_iter().chain(files.map(AsFd::as_fd));
+fn wait_readable(program: BorrowedFd<'_>, capture: &Capture) -> io::Result<bool> {
+    // A fraction of a second fits.
+    let pause =
+        capture.pause().map_or(PollTimeout::NONE, |pause| PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO));
+    let fds = [program].into_iter().chain(capture.fds());
     let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     loop {
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, pause) {
             Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => break,
         }
     }
-    let over = fds.first().and_then(PollFd::any).unwrap_or(false);
-    streams.iter_mut().for_each(|stream| stream.hung_up = false);
-    Ok(over)
+    Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
 }

@@ -26,6 +26,8 @@ use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
 
 pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use process::{Cell, Process};
+#[cfg(feature = "tokio")]
+pub(crate) use strays::Search;
 pub(crate) use template::make as make_template;
 pub(crate) use trial::attempt;
 

@@ -1,10 +1,16 @@
 //! Owning processes: by pidfd, so that no process id is ever mistaken for another.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::strays;
 use crate::plan::Lease;
 use crate::sys::{self, Cloned, Ended, Errno};
+
+/// How many milliseconds init, which takes everybody inside along, has to take a tracer along.
+const TRACED: usize = 100;
 
 /// A child of the host process. Dropping it does not end it.
 #[derive(Debug)]
@@ -29,6 +35,19 @@ impl Process {
     /// Waits for the end with waitid(2), and reaps.
     pub(crate) fn wait(&self, options: i32) -> sys::Result<Option<Ended>> {
         sys::wait(self.as_fd(), options)
+    }
+
+    /// Reaps what was killed, as soon as it has ended. Not if somebody who traces it does not let go of it (ptrace(2)): there
+    /// it stays a zombie, and the host does not wait.
+    pub(crate) fn reap_killed(&self) {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut fds, PollTimeout::NONE) == Err(nix::Error::EINTR) {}
+        for _ in 0..TRACED {
+            if !matches!(self.wait(libc::WNOHANG), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub(crate) fn kill(&self) -> sys::Result<()> {
@@ -98,6 +117,24 @@ impl Cell {
         told
     }
 
+    /// Begins what dropping it does, and waits for nothing.
+    pub(crate) fn begin_to_end(&mut self) {
+        let _ = self.init.kill();
+        self.let_go();
+    }
+
+    /// Looks for what keeps init from ending. False means that init is to be left to it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn search(&self, search: &mut strays::Search) -> bool {
+        search.again(&self.init, self.namespace)
+    }
+
+    /// Leaves a killed init to what keeps it from ending.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn leave(&mut self) {
+        self.detached = true;
+    }
+
     /// Ends the lifeline, and so init.
     pub(crate) fn let_go(&mut self) {
         drop(self.lifeline.take());
@@ -114,8 +151,7 @@ impl Drop for Cell {
         if self.detached {
             return;
         }
-        let _ = self.init.kill();
-        drop(self.lifeline.take());
+        self.begin_to_end();
         let ended = strays::wait(&self.init, self.namespace);
         if let Some(network) = self.network.take().filter(|_| ended) {
             network.give_back();

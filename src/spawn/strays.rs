@@ -7,6 +7,8 @@
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(feature = "tokio")]
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -28,16 +30,34 @@ const PATIENCE: usize = 10;
 /// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them: false.
 pub(super) fn wait(init: &Process, namespace: (u64, u64)) -> bool {
     let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
-    let mut unknown = 0;
+    let mut search = Search::default();
     while matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR)) {
-        let all_known = end(init, namespace);
-        unknown = if all_known { 0 } else { unknown + 1 };
-        if unknown > PATIENCE {
+        if !search.again(init, namespace) {
             return false;
         }
     }
     let _ = init.wait(0);
     true
+}
+
+/// Looks for what keeps an init from ending, again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Search {
+    /// How often there was one in a row of which nothing can be told.
+    unknown: usize,
+}
+
+impl Search {
+    /// How long to wait before each look.
+    #[cfg(feature = "tokio")]
+    pub(crate) const PAUSE: Duration = Duration::from_millis(SOON as u64);
+
+    /// Looks once. False means that init is to be left to what is there.
+    pub(super) fn again(&mut self, init: &Process, namespace: (u64, u64)) -> bool {
+        let all_known = end(init, namespace);
+        self.unknown = if all_known { 0 } else { self.unknown + 1 };
+        self.unknown <= PATIENCE
+    }
 }
 
 /// Kills what is in the namespace, and reaps what of that is the host's child and dead. No other process is touched: which

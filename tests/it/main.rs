@@ -7,6 +7,8 @@
 mod again;
 mod alone;
 mod async_host;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod capture;
 mod changes;
 #[cfg(feature = "image")]

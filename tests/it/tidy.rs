@@ -266,3 +266,26 @@ fn the_readme_names_every_example_and_the_first_two_commands() {
         assert!(readme.contains(command), "README.md does not name `{command}`");
     }
 }
+
+#[test]
+fn no_runtime_is_among_the_dependencies_unless_it_is_asked_for() {
+    let package = package!();
+    let Some(cargo) = std::env::var_os("CARGO") else { skip!("this was not started by cargo") };
+    let tree = |features: &[&str]| {
+        let mut command = std::process::Command::new(&cargo);
+        // Cargo.lock is there, for cargo has built this.
+        command.current_dir(&package).args(["tree", "--offline", "--prefix", "none", "--edges", "normal,build"]);
+        let output = command.args(features).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let has = |tree: &str, name: &str| tree.lines().any(|line| line.starts_with(&format!("{name} ")));
+    for features in [&[][..], &["--no-default-features"], &["--features", "image,oci"]] {
+        let tree = tree(features);
+        assert!(has(&tree, "nix"), "{tree}");
+        for name in ["tokio", "mio", "socket2"] {
+            assert!(!has(&tree, name), "{features:?}: {name}\n{tree}");
+        }
+    }
+    assert!(has(&tree(&["--features", "tokio"]), "tokio"));
+}
