@@ -12,11 +12,11 @@ use crate::command::Command;
 use crate::error::Result;
 #[cfg(feature = "image")]
 use crate::image::{Settled, settle};
+use crate::layer::fds::Stdio;
 use crate::layer::ids::{self, Writer};
 use crate::layer::namespaces::{self, Namespaces};
 use crate::layer::network::Network;
 use crate::layer::process;
-use crate::layer::fds::Stdio;
 use crate::plan::{Cell, Inside, Launch, Memory, Networks, Order, Plan, Step, Template, Upper, attr, os};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
@@ -98,6 +98,7 @@ impl Resolved<'_> {
         let (given, report) = self.lower_program(command, streams, &template.content, &mut program)?;
         let mut plan = Plan { given, template: Some(template.clone()), ..Plan::default() };
         plan.ids = Some(self.ids.maps());
+        plan.keeps = template.keeps.clone();
         let joins = template.networks().is_some();
         let makes = self.has(Namespaces::NET) && !joins;
         let clone = plan.push(self.clone("cell", Namespaces::empty()));

@@ -171,7 +171,8 @@ impl Lowered {
     /// What the first process writes in a namespace below one that [`write_identity`] was for: setgroups is denied already.
     pub(crate) fn write_nested(&self, steps: &mut Vec<Step>) {
         let maps = [(c"/proc/self/uid_map", &self.uid_map), (c"/proc/self/gid_map", &self.gid_map)];
-        let step = |(path, map): (_, &Vec<IdMap>)| Step::WriteProc { layer: Layer::Ids, path, data: text(map).into_bytes() };
+        let step =
+            |(path, map): (_, &Vec<IdMap>)| Step::WriteProc { layer: Layer::Ids, path, data: text(map).into_bytes() };
         steps.extend(maps.map(step));
     }
 

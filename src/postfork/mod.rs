@@ -289,10 +289,11 @@ impl<'a> Children<'a> {
     fn run_cell(self, cell: &Cell) {
         let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
         self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
+        // Init uses it, and the rest of this memory, until it is executed.
+        let body = || self.run(cell.init.as_ref().map_or(0..0, |init| init.body.clone()), init_report);
         if let Some(init) = &cell.init {
-            self.start_init(init, cell.meanwhile.clone());
+            self.start_init(init, &body, cell.meanwhile.clone());
             if cell.order == Order::InitFirst {
-                // Init uses the memory of the cell until it is executed.
                 sys::wait_for_zero(init_sets_up);
                 self.end_if_failed(init_report);
             }
@@ -303,13 +304,12 @@ impl<'a> Children<'a> {
     }
 
     /// Clones init, which takes its steps while the cell goes on: most machines have two processors.
-    fn start_init(self, init: &Launch, meanwhile: Range<usize>) {
+    fn start_init<F: Fn()>(self, init: &Launch, body: &F, meanwhile: Range<usize>) {
         let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
         let [_, stack, _] = self.stacks;
         report.at(init.clone);
-        let body = || self.run(init.body.clone(), init_report);
         let returns = Return::AtOnce(init_sets_up);
-        let cloned = self.clone(init.clone, libc::CLONE_PARENT as u64, stack, returns, &init_report.process, &body);
+        let cloned = self.clone(init.clone, libc::CLONE_PARENT as u64, stack, returns, &init_report.process, body);
         let pid = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
         // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
         // places to go, unless this is the only one.
@@ -354,7 +354,7 @@ impl<'a> Children<'a> {
             reports: self.reports,
             workspace: None,
             hidden: None,
-            masks: None,
+            outside: None,
             root: None,
             proc: None,
             staged: None,
@@ -412,8 +412,8 @@ struct State<'a> {
     workspace: Option<Fd>,
     /// What is kept out of sight: a read-only mount.
     hidden: Option<Fd>,
-    /// An empty file and an empty directory there.
-    masks: Option<[Fd; 2]>,
+    /// The root of this process, while it has another.
+    outside: Option<Fd>,
     /// The root to be.
     root: Option<Fd>,
     /// The sandbox's own /proc: its name may lead elsewhere when its parts are hidden, if somebody renames directories.
@@ -463,6 +463,9 @@ impl State<'_> {
 
     /// Takes one step.
     fn take(&mut self, step: &Step) -> Done {
+        if !matches!(step, Step::Mask { .. } | Step::Protect { .. }) {
+            self.leave_proc()?;
+        }
         match step {
             // Done by the host, or by `Children::clone`.
             Step::Clone { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),

@@ -114,54 +114,48 @@ impl State<'_> {
         Ok(())
     }
 
-    /// What hides a file, and what hides a directory.
-    fn masks(&mut self) -> Result<&[sys::Fd; 2], Fault> {
-        if self.masks.is_none() {
-            self.hide()?;
-            let open = |name| sys::openat2(self.hidden()?, name, libc::O_PATH, 0, 0).map_err(Fault::from);
-            self.masks = Some([open(EMPTY_FILE)?, open(EMPTY_DIR)?]);
+    /// Makes the sandbox's own /proc the root of this process, and what is hidden its directory: there, paths can't lead
+    /// elsewhere, whoever renames directories, and one system call binds what hides something.
+    fn enter_proc(&mut self) -> Done {
+        if self.outside.is_some() {
+            return Ok(());
         }
-        self.masks.as_ref().ok_or(Errno(libc::EBADF).into())
+        self.hide()?;
+        let Some(proc) = &self.proc else { return Err(Errno(libc::EBADF).into()) };
+        let outside = sys::openat2(sys::CWD, c"/", libc::O_PATH, 0, 0)?;
+        sys::fchdir(proc.as_fd())?;
+        sys::chroot_here()?;
+        self.outside = Some(outside);
+        Ok(sys::fchdir(self.hidden()?)?)
     }
 
-    /// Hides something right below the sandbox's own /proc, by one system call: it can't be renamed, nor be a link that
-    /// leads elsewhere.
-    pub(super) fn mask_in_proc(&mut self, name: &CStr) -> Done {
-        let Some(proc) = &self.proc else { return Err(Errno(libc::EBADF).into()) };
-        sys::fchdir(proc.as_fd())?;
-        let sources = self.masks()?.each_ref().map(|mask| own_fd(mask.as_fd()));
-        for source in sources {
-            let source = source?;
-            match sys::bind(sys::text(&source)?, name) {
-                // The other kind: a file is put over a file only, a directory over a directory.
-                Err(Errno(libc::ENOTDIR)) => {}
-                Err(Errno(libc::ENOENT)) => return Ok(()),
-                done => return on(Operand::Target, done),
-            }
+    /// Has this process have its root again.
+    pub(super) fn leave_proc(&mut self) -> Done {
+        let Some(outside) = self.outside.take() else { return Ok(()) };
+        sys::fchdir(outside.as_fd())?;
+        Ok(sys::chroot_here()?)
+    }
+
+    /// Hides something right below the sandbox's own /proc.
+    pub(super) fn mask_in_proc(&mut self, path: &CStr) -> Done {
+        self.enter_proc()?;
+        // A file is put over a file only, a directory over a directory.
+        match sys::bind(EMPTY_FILE, path) {
+            Err(Errno(libc::ENOTDIR)) => on(Operand::Target, sys::bind(EMPTY_DIR, path)),
+            Err(Errno(libc::ENOENT)) => Ok(()),
+            done => on(Operand::Target, done),
         }
-        Err(Fault { errno: libc::ENOTDIR, operand: Operand::Target })
     }
 
     /// Makes something right below the sandbox's own /proc read-only.
-    pub(super) fn protect_in_proc(&self, name: &CStr) -> Done {
-        let Some(proc) = &self.proc else { return Err(Errno(libc::EBADF).into()) };
-        sys::fchdir(proc.as_fd())?;
-        match sys::bind(name, name) {
+    pub(super) fn protect_in_proc(&mut self, path: &CStr) -> Done {
+        self.enter_proc()?;
+        match sys::bind(path, path) {
             Err(Errno(libc::ENOENT)) => Ok(()),
             done => {
                 on(Operand::Target, done)?;
-                on(Operand::Target, sys::mount_setattr_at(sys::CWD, name, Reach::Mount, SEALED))
+                on(Operand::Target, sys::mount_setattr_at(sys::CWD, path, Reach::Mount, SEALED))
             }
         }
     }
-}
-
-/// The name of a descriptor, from the /proc that is the working directory.
-fn own_fd(fd: std::os::fd::BorrowedFd<'_>) -> sys::Result<[u8; 32]> {
-    const DIR: &[u8] = b"self/fd/";
-    let mut name = [0; 32];
-    let (dir, number) = name.split_at_mut(DIR.len());
-    dir.copy_from_slice(DIR);
-    sys::digits(fd, number)?;
-    Ok(name)
 }

@@ -26,9 +26,7 @@ pub(super) fn carry_out(plan: &Plan, context: &Context<'_>) -> Result<()> {
     let ended = report.process.take().and_then(|process| Process::from(process).wait(0).ok().flatten());
     match (report.fault(), ended) {
         (Some(fault), _) => Err(diagnosis::step(plan, report, &arena, fault)),
-        (None, Some(ended)) if ended.code != libc::CLD_EXITED => {
-            Err(diagnosis::died(plan, report.step(), Some(ended)))
-        }
+        (None, Some(ended)) if ended.code != libc::CLD_EXITED => Err(diagnosis::died(plan, report.step(), Some(ended))),
         (None, _) => Ok(()),
     }
 }
