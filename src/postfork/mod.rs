@@ -39,8 +39,8 @@ pub(crate) struct Context<'a> {
     pub(crate) handover: RawFd,
     /// The mounts that the program may write to, in their order.
     pub(crate) writable: &'a [Writable],
-    /// What the template has: its user and mount namespaces, and a network namespace for this start.
-    pub(crate) template: [RawFd; 3],
+    /// What the template has: its user and mount namespaces, what it keeps, and a network namespace for this start.
+    pub(crate) template: [RawFd; 4],
     /// The host's /proc, if it is not to be found by its name.
     pub(crate) proc: RawFd,
     /// How paths in the root are looked up, beside `RESOLVE_IN_ROOT`.
@@ -58,7 +58,7 @@ impl Default for Context<'_> {
             own: &[],
             handover: -1,
             writable: &[],
-            template: [-1; 3],
+            template: [-1; 4],
             proc: -1,
             resolve: libc::RESOLVE_NO_MAGICLINKS,
         }
@@ -492,7 +492,7 @@ impl State<'_> {
             Step::RootDir { source, attributes } => self.root_dir(source, *attributes),
             Step::RootOverlay { lowers, upper } => self.root_overlay(lowers, upper),
             Step::RootCopy { size, inodes } => self.root_copy(size, inodes),
-            Step::Place { at } => self.target(at).map(drop),
+            Step::Place { at } | Step::Leave { at, .. } => self.target(at).map(drop),
             Step::OverlayTrial => self.overlay_trial(),
             Step::Dir { at } => self.dir(at),
             Step::File { at, name, data } => self.file(at, name, &data.0),
@@ -500,8 +500,8 @@ impl State<'_> {
             Step::Bind { source, at, attributes } => self.bind(source, at, *attributes),
             Step::Stage { source, name, at, attributes } => self.stage(source, name, at.kind, *attributes),
             Step::StageFile { name, data, .. } => self.stage_file(name, &data.0),
-            Step::Cover { at } => self.cover(at),
-            Step::Uncover { at, device } => self.uncover(at, *device),
+            Step::Keep => self.keep(),
+            Step::TakeUp => self.take_up(),
             Step::Attach { name, at, attributes, .. } => self.attach(name, at, *attributes),
             Step::Tmpfs { at, size, inodes, mode, attributes } => {
                 self.tmpfs(at, [(c"size", size), (c"nr_inodes", inodes), (c"mode", mode)], *attributes)
@@ -513,6 +513,7 @@ impl State<'_> {
             Step::Protect { at } => self.protect(at),
             Step::Seal { at, attributes } => self.seal(at, *attributes),
             Step::Pivot => self.pivot(),
+            Step::PivotOver => self.pivot_over(),
             Step::ExecInit { mode, securebits, argv, envp } => self.exec_init(*mode, *securebits, argv, envp),
             Step::Setsid => Ok(sys::setsid()?),
             Step::SessionKeyring => self.leave_session_keyring(),
