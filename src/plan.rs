@@ -21,7 +21,7 @@ pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
 pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
 pub(crate) use step::{PTMX, Step, os};
-pub(crate) use template::{Lease, Networks, Template};
+pub(crate) use template::{Lease, NetworkNamespace, Networks, Template};
 pub(crate) use words::Escaped;
 
 /// Every step that a spawn takes, in order. Printed, it reads like the trace of the processes that take them.

@@ -19,7 +19,8 @@ use crate::sandbox::Sandbox;
 /// What the policy refers to on the host is taken when it is prepared:
 ///
 /// - The content of files and directories is seen as it is, whenever it was changed. One that was renamed, removed or
-///   replaced by another since is the old one, as for a process that has it open.
+///   replaced by another since is the old one, as for a process that has it open. But where it is bound below what each
+///   start has for itself, such as /tmp, the kernel binds nothing that is removed, and starts fail.
 /// - File systems that are mounted below a bind source later are not seen, and those that are unmounted on the host stay.
 /// - Small files of the host that [`Rootfs::host`](crate::Rootfs::host) copies are as they were.
 ///

@@ -85,6 +85,12 @@ pub(crate) fn host(bench: &Bench) -> Result<Contender> {
     Ok(Contender::new("belljar host", move || outcome(&sandbox)))
 }
 
+/// The same, from a template.
+pub(crate) fn prepared(bench: &Bench) -> Result<Contender> {
+    let prepared = host_policy(bench)?.prepare()?;
+    Ok(Contender::new("belljar prepared", move || ended(&mut prepared.command(INSIDE))))
+}
+
 /// The same without Landlock and the filter of system calls: namespaces and mounts alone.
 pub(crate) fn bare(bench: &Bench) -> Result<Contender> {
     let policy = host_policy(bench)?.landlock(Landlock::off()).seccomp(Seccomp::off());

@@ -40,7 +40,7 @@ fn lower(sandbox: &Sandbox) -> Result<Option<Template>> {
     let mut content = Vec::new();
     policy.lower_root(&mut content)?;
     policy.forbid_user_namespaces(0, &mut content);
-    let Some(Halves { shared, mut private, shares, cover }) = split(&content) else { return Ok(None) };
+    let Some(Halves { shared, mut private, shares }) = split(&content) else { return Ok(None) };
     let mut steps = vec![policy.clone_template()];
     ids::write_identity(policy.caller, &mut steps);
     steps.extend(shared);
@@ -49,12 +49,12 @@ fn lower(sandbox: &Sandbox) -> Result<Option<Template>> {
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(None),
         made => made?,
     };
-    let first = [Step::Umask { mask: 0o022 }, Step::Uncover { at: cover, device: made.device }];
-    private.splice(0..0, first);
+    private.splice(0..0, [Step::Umask { mask: 0o022 }, Step::TakeUp]);
     let mut files = made.writable.into_iter();
     Ok(Some(Template {
         user: made.user,
         mount: made.mount,
+        kept: made.kept,
         proc: made.proc,
         networks: policy.reuses_networks().then(Networks::new),
         content,
@@ -98,6 +98,7 @@ impl Resolved<'_> {
         let (given, report) = self.lower_program(command, streams, &template.content, &mut program)?;
         let mut plan = Plan { given, template: Some(template.clone()), ..Plan::default() };
         plan.ids = Some(self.ids.maps());
+        plan.keeps = template.keeps.clone();
         let joins = template.networks().is_some();
         let makes = self.has(Namespaces::NET) && !joins;
         let clone = plan.push(self.clone("cell", Namespaces::empty()));
@@ -141,17 +142,13 @@ struct Halves {
     private: Vec<Step>,
     /// Of the mounts that can be written, in their order: whether it is the template's.
     shares: Vec<bool>,
-    /// Where each start mounts something over what the template keeps.
-    cover: Inside,
 }
 
 /// Splits the steps of a root. None if that can't be done without changing what they come to.
 fn split(content: &[Step]) -> Option<Halves> {
-    let proc = |step: &Step| match step {
-        Step::Proc { at } => Some(at.clone()),
-        _ => None,
-    };
-    let mut halves = Halves { cover: content.iter().find_map(proc)?, ..Halves::default() };
+    // The kernel lets nobody mount the starts' own where the template's is not.
+    content.iter().find(|step| matches!(step, Step::Proc { .. }))?;
+    let mut halves = Halves::default();
     let mut staged = Vec::new();
     let mut places: Vec<&CStr> = Vec::new();
     for step in content {
@@ -172,12 +169,11 @@ fn split(content: &[Step]) -> Option<Halves> {
             (None, _) => halves.shared.push(step.clone()),
         }
     }
-    let after = |wanted: fn(&Step) -> bool| halves.shared.iter().position(wanted);
-    let (workspace, pivot) =
-        (after(|step| matches!(step, Step::Workspace))?, after(|step| matches!(step, Step::Pivot))?);
-    halves.shared.insert(pivot, Step::Cover { at: halves.cover.clone() });
+    let workspace = halves.shared.iter().position(|step| matches!(step, Step::Workspace))?;
     halves.shared.splice(workspace + 1..workspace + 1, staged);
-    halves.shared.push(Step::HandOver);
+    // In the place of what an ordinary start does last.
+    halves.shared.retain(|step| !matches!(step, Step::Pivot));
+    halves.shared.extend([Step::Keep, Step::PivotOver, Step::HandOver]);
     Some(halves)
 }
 
@@ -186,7 +182,7 @@ impl Halves {
     fn leave_place(&mut self, step: &Step, at: &Inside, places: &[&CStr]) {
         let makes = mounts(step) && !matches!(step, Step::Mask { .. });
         if makes && !places.iter().any(|place| covers(place, &at.path)) {
-            self.shared.push(Step::Place { at: at.clone() });
+            self.shared.push(Step::Leave { step: Box::new(step.clone()), at: at.clone() });
         }
     }
 }

@@ -28,6 +28,9 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::Bind { .. } | Step::Tmpfs { .. } | Step::File { .. }, Operand::Target, libc::ENOENT) => {
             "the target does not exist, and is not made because it lies in a directory of the host, or in /proc"
         }
+        (Step::Attach { .. }, Operand::Target, libc::ENOENT) => {
+            "the target does not exist, or the source was removed or replaced by another since the policy was prepared"
+        }
         (Step::Dir { .. } | Step::Symlink { .. }, Operand::Target, libc::ENOENT) => {
             "it would lie in a directory of the host, or in /proc, where nothing is made"
         }

@@ -126,15 +126,15 @@ pub(crate) enum Step {
         at: Inside,
         data: Content,
     },
-    /// Puts what is kept where each start mounts something else over it.
-    Cover {
+    /// Makes the place for what each start takes this step for.
+    Leave {
+        step: Box<Step>,
         at: Inside,
     },
-    /// Takes up what is kept, which has to be on this file system.
-    Uncover {
-        at: Inside,
-        device: u64,
-    },
+    /// Makes what is kept read-only, with a /proc in it.
+    Keep,
+    /// Takes up what is kept.
+    TakeUp,
     /// Binds what is kept; `source` is where it comes from, if that is the host.
     Attach {
         source: Option<HostPath>,
@@ -178,6 +178,8 @@ pub(crate) enum Step {
     },
     /// Makes the new root the root, and lets go of the host's.
     Pivot,
+    /// The same, with the new root on top of what is kept: no path leads there.
+    PivotOver,
     /// Becomes init, from a file of this mode, with these capabilities.
     ExecInit {
         mode: u32,
@@ -335,6 +337,14 @@ impl Step {
         }
     }
 
+    /// The step that errors are told of.
+    pub(crate) fn told(&self) -> &Step {
+        match self {
+            Step::Leave { step, .. } => step,
+            _ => self,
+        }
+    }
+
     /// The layer that the step belongs to.
     pub(crate) fn layer(&self) -> Layer {
         match self {
@@ -400,8 +410,7 @@ impl Step {
                 | Step::Devpts { at }
                 | Step::Stage { at, .. }
                 | Step::StageFile { at, .. }
-                | Step::Cover { at }
-                | Step::Uncover { at, .. }
+                | Step::Leave { at, .. }
                 | Step::Attach { at, .. }
                 | Step::Mask { at },
                 _,

@@ -1,7 +1,9 @@
 //! What the starts from one template have in common.
 
 use std::any::Any;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Step;
@@ -13,6 +15,8 @@ pub(crate) struct Template {
     pub(crate) user: OwnedFd,
     /// The root, but for what each start has for itself.
     pub(crate) mount: OwnedFd,
+    /// What each start takes: a directory that no path in there leads to.
+    pub(crate) kept: OwnedFd,
     /// The host's /proc.
     pub(crate) proc: OwnedFd,
     /// Empty network namespaces; none where each start makes its own.
@@ -32,12 +36,20 @@ pub(crate) struct Template {
 /// Empty network namespaces that no process is in.
 ///
 /// To make one takes longer than all else of a start. A sandbox has one for itself alone, and can't change it, since it
-/// is the template's; so when the sandbox has ended, the next one gets it.
+/// is the template's; so when the sandbox has ended, the next one gets it, if nothing there tells of the last one.
 #[derive(Debug)]
 pub(crate) struct Networks {
     /// The process that has made them: a fork of it would use the same ones at the same time.
     owner: u32,
-    free: Mutex<Vec<OwnedFd>>,
+    free: Mutex<Vec<NetworkNamespace>>,
+}
+
+/// A network namespace, and what can be read of its use.
+#[derive(Debug)]
+pub(crate) struct NetworkNamespace {
+    namespace: OwnedFd,
+    /// Files of /proc/net, with what they held at first.
+    files: Vec<(File, Vec<u8>)>,
 }
 
 /// How many are kept: each takes some 200 KiB of memory.
@@ -48,11 +60,48 @@ impl Networks {
         Self { owner: std::process::id(), free: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<NetworkNamespace>> {
         // Nothing panics while it is locked.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl NetworkNamespace {
+    pub(crate) fn new(namespace: OwnedFd, files: Vec<OwnedFd>) -> Self {
+        let read = |file: OwnedFd| {
+            let file = File::from(file);
+            let (mut buffer, mut held) = ([0; PART], Vec::new());
+            while let Ok(length @ 1..) = file.read_at(&mut buffer, held.len() as u64) {
+                held.extend_from_slice(buffer.get(..length).unwrap_or_default());
+            }
+            (file, held)
+        };
+        Self { namespace, files: files.into_iter().map(read).collect() }
+    }
+
+    /// Whether nothing tells that somebody has used it: its counters are at 0, and nobody outside has a socket with a name.
+    fn is_as_new(&self) -> bool {
+        let mut buffer = [0; PART];
+        let is_same = |(file, held): &(File, Vec<u8>)| {
+            let mut rest = held.as_slice();
+            loop {
+                let at = (held.len() - rest.len()) as u64;
+                match file.read_at(&mut buffer, at) {
+                    Ok(0) => return rest.is_empty(),
+                    Ok(length) => match rest.split_at_checked(length) {
+                        Some((part, next)) if Some(part) == buffer.get(..length) => rest = next,
+                        _ => return false,
+                    },
+                    Err(_) => return false,
+                }
+            }
+        };
+        self.files.iter().all(is_same)
+    }
+}
+
+/// More than most of these files hold.
+const PART: usize = 8192;
 
 impl Template {
     /// The network namespaces, if this process may use them.
@@ -67,7 +116,7 @@ impl Template {
     }
 
     /// Has a new network namespace used, and then kept.
-    pub(crate) fn lease(self: &Arc<Self>, network: OwnedFd) -> Lease {
+    pub(crate) fn lease(self: &Arc<Self>, network: NetworkNamespace) -> Lease {
         Lease { template: self.clone(), network }
     }
 }
@@ -76,13 +125,13 @@ impl Template {
 #[derive(Debug)]
 pub(crate) struct Lease {
     template: Arc<Template>,
-    network: OwnedFd,
+    network: NetworkNamespace,
 }
 
 impl Lease {
     /// Keeps it for another sandbox: the one that had it has ended.
     pub(crate) fn give_back(self) {
-        let Some(networks) = self.template.networks() else { return };
+        let Some(networks) = self.template.networks().filter(|_| self.network.is_as_new()) else { return };
         let mut free = networks.lock();
         if free.len() < KEPT {
             free.push(self.network);
@@ -92,14 +141,14 @@ impl Lease {
 
 impl AsFd for Lease {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.network.as_fd()
+        self.network.namespace.as_fd()
     }
 }
 
 impl Template {
-    /// What a start enters: the user and the mount namespace, and the network namespace that it has.
-    pub(crate) fn numbers(&self, network: Option<&Lease>) -> [RawFd; 3] {
+    /// What a start enters: the user and the mount namespace, what is kept, and the network namespace that it has.
+    pub(crate) fn numbers(&self, network: Option<&Lease>) -> [RawFd; 4] {
         let network = network.map_or(-1, |lease| lease.as_fd().as_raw_fd());
-        [self.user.as_raw_fd(), self.mount.as_raw_fd(), network]
+        [self.user.as_raw_fd(), self.mount.as_raw_fd(), self.kept.as_raw_fd(), network]
     }
 }

@@ -142,13 +142,13 @@ impl fmt::Display for Step {
             Step::Bind { source, at, .. } => write!(f, "bind {source} -> {at}"),
             Step::Stage { source, at, attributes, .. } | Step::Attach { source: Some(source), at, attributes, .. } => {
                 let verb = if attributes & attr::READ_ONLY == 0 { "bind" } else { "bind_ro" };
-                let kept = if matches!(self, Step::Stage { .. }) { " for each start" } else { "" };
-                write!(f, "{verb} {source} -> {at}{kept}")
+                write!(f, "{verb} {source} -> {at}")
             }
-            Step::StageFile { at, data, .. } => write!(f, "file {at} ({} bytes) for each start", data.0.len()),
+            Step::StageFile { at, data, .. } => write!(f, "file {at} ({} bytes)", data.0.len()),
             Step::Attach { source: None, at, .. } => write!(f, "file {at}"),
-            Step::Cover { at } => write!(f, "keep for each start below {at}"),
-            Step::Uncover { at, .. } => write!(f, "take up what is kept below {at}"),
+            Step::Leave { at, .. } => write!(f, "place {at}"),
+            Step::Keep => f.write_str("keep what starts take"),
+            Step::TakeUp => f.write_str("take up what the template keeps"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {
                 write!(f, "tmpfs {at} {} mode={}", Bounds(size, inodes), Escaped(mode.to_bytes()))
             }
@@ -158,7 +158,7 @@ impl fmt::Display for Step {
             Step::Mask { at } => write!(f, "mask {at}"),
             Step::Protect { at } => write!(f, "read-only {at}"),
             Step::Seal { at, .. } => write!(f, "seal {at}"),
-            Step::Pivot => f.write_str("pivot_root"),
+            Step::Pivot | Step::PivotOver => f.write_str("pivot_root"),
             Step::ExecInit { .. } => f.write_str("execveat init"),
             Step::ExecAgent { .. } => f.write_str("execveat agent"),
             Step::Setsid => f.write_str("setsid"),

@@ -40,8 +40,8 @@ pub(crate) struct Context<'a> {
     pub(crate) handover: RawFd,
     /// The mounts that the program may write to, in their order.
     pub(crate) writable: &'a [Writable],
-    /// What the template has: its user and mount namespaces, and a network namespace for this start.
-    pub(crate) template: [RawFd; 3],
+    /// What the template has: its user and mount namespaces, what it keeps, and a network namespace for this start.
+    pub(crate) template: [RawFd; 4],
     /// The host's /proc, if it is not to be found by its name.
     pub(crate) proc: RawFd,
     /// How paths in the root are looked up, beside `RESOLVE_IN_ROOT`.
@@ -59,7 +59,7 @@ impl Default for Context<'_> {
             own: &[],
             handover: -1,
             writable: &[],
-            template: [-1; 3],
+            template: [-1; 4],
             proc: -1,
             resolve: libc::RESOLVE_NO_MAGICLINKS,
         }
@@ -290,10 +290,11 @@ impl<'a> Children<'a> {
     fn run_cell(self, cell: &Cell) {
         let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
         self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
+        // Init uses it, and the rest of this memory, until it is executed.
+        let body = || self.run(cell.init.as_ref().map_or(0..0, |init| init.body.clone()), init_report);
         if let Some(init) = &cell.init {
-            self.start_init(init, cell.meanwhile.clone());
+            self.start_init(init, &body, cell.meanwhile.clone());
             if cell.order == Order::InitFirst {
-                // Init uses the memory of the cell until it is executed.
                 sys::wait_for_zero(init_sets_up);
                 self.end_if_failed(init_report);
             }
@@ -304,13 +305,12 @@ impl<'a> Children<'a> {
     }
 
     /// Clones init, which takes its steps while the cell goes on: most machines have two processors.
-    fn start_init(self, init: &Launch, meanwhile: Range<usize>) {
+    fn start_init<F: Fn()>(self, init: &Launch, body: &F, meanwhile: Range<usize>) {
         let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
         let [_, stack, _] = self.stacks;
         report.at(init.clone);
-        let body = || self.run(init.body.clone(), init_report);
         let returns = Return::AtOnce(init_sets_up);
-        let cloned = self.clone(init.clone, libc::CLONE_PARENT as u64, stack, returns, &init_report.process, &body);
+        let cloned = self.clone(init.clone, libc::CLONE_PARENT as u64, stack, returns, &init_report.process, body);
         let pid = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
         // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
         // places to go, unless this is the only one.
@@ -355,7 +355,7 @@ impl<'a> Children<'a> {
             reports: self.reports,
             workspace: None,
             hidden: None,
-            masks: None,
+            outside: None,
             root: None,
             proc: None,
             staged: None,
@@ -414,8 +414,8 @@ struct State<'a> {
     workspace: Option<Fd>,
     /// What is kept out of sight: a read-only mount.
     hidden: Option<Fd>,
-    /// An empty file and an empty directory there.
-    masks: Option<[Fd; 2]>,
+    /// The root of this process, while it has another.
+    outside: Option<Fd>,
     /// The root to be.
     root: Option<Fd>,
     /// The sandbox's own /proc: its name may lead elsewhere when its parts are hidden, if somebody renames directories.
@@ -467,6 +467,9 @@ impl State<'_> {
 
     /// Takes one step.
     fn take(&mut self, step: &Step) -> Done {
+        if !matches!(step, Step::Mask { .. } | Step::Protect { .. }) {
+            self.leave_proc()?;
+        }
         match step {
             // Done by the host, or by `Children::clone`.
             Step::Clone { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
@@ -493,7 +496,7 @@ impl State<'_> {
             Step::RootDir { source, attributes } => self.root_dir(source, *attributes),
             Step::RootOverlay { lowers, upper } => self.root_overlay(lowers, upper),
             Step::RootCopy { size, inodes } => self.root_copy(size, inodes),
-            Step::Place { at } => self.target(at).map(drop),
+            Step::Place { at } | Step::Leave { at, .. } => self.target(at).map(drop),
             Step::OverlayTrial => self.overlay_trial(),
             Step::Dir { at } => self.dir(at),
             Step::File { at, name, data } => self.file(at, name, &data.0),
@@ -501,8 +504,8 @@ impl State<'_> {
             Step::Bind { source, at, attributes } => self.bind(source, at, *attributes),
             Step::Stage { source, name, at, attributes } => self.stage(source, name, at.kind, *attributes),
             Step::StageFile { name, data, .. } => self.stage_file(name, &data.0),
-            Step::Cover { at } => self.cover(at),
-            Step::Uncover { at, device } => self.uncover(at, *device),
+            Step::Keep => self.keep(),
+            Step::TakeUp => self.take_up(),
             Step::Attach { name, at, attributes, .. } => self.attach(name, at, *attributes),
             Step::Tmpfs { at, size, inodes, mode, attributes } => {
                 self.tmpfs(at, [(c"size", size), (c"nr_inodes", inodes), (c"mode", mode)], *attributes)
@@ -514,6 +517,7 @@ impl State<'_> {
             Step::Protect { at } => self.protect(at),
             Step::Seal { at, attributes } => self.seal(at, *attributes),
             Step::Pivot => self.pivot(),
+            Step::PivotOver => self.pivot_over(),
             Step::ExecInit { mode, kept, securebits, argv, envp } => {
                 self.exec_init(*mode, *kept, *securebits, argv, envp)
             }

@@ -139,9 +139,10 @@ impl State<'_> {
 
     /// What is not there needs no mask.
     pub(super) fn mask(&mut self, at: &Inside) -> Done {
-        if let Some(name) = self.in_proc(at) {
-            return self.mask_in_proc(name);
+        if let Some(path) = self.in_proc(at) {
+            return self.mask_in_proc(path);
         }
+        self.leave_proc()?;
         let Some(target) = self.existing(at)? else { return Ok(()) };
         let empty = if sys::fstat(target.as_fd())?.is_dir() { EMPTY_DIR } else { EMPTY_FILE };
         self.hide()?;
@@ -150,10 +151,11 @@ impl State<'_> {
     }
 
     /// What is not there needs no protection.
-    pub(super) fn protect(&self, at: &Inside) -> Done {
-        if let Some(name) = self.in_proc(at) {
-            return self.protect_in_proc(name);
+    pub(super) fn protect(&mut self, at: &Inside) -> Done {
+        if let Some(path) = self.in_proc(at) {
+            return self.protect_in_proc(path);
         }
+        self.leave_proc()?;
         let Some(target) = self.existing(at)? else { return Ok(()) };
         let mount = sys::clone_tree(target.as_fd(), c"")?;
         let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
@@ -161,10 +163,12 @@ impl State<'_> {
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
     }
 
-    /// The name of what lies right below the sandbox's own /proc.
+    /// The path of what lies right below the sandbox's own /proc, as it is there.
     fn in_proc<'a>(&self, at: &'a Inside) -> Option<&'a CStr> {
-        let [_, [dir, name]] = at.components.as_slice() else { return None };
-        (self.proc.is_some() && dir.as_c_str() == c"/proc").then_some(name)
+        let [_, [dir, _]] = at.components.as_slice() else { return None };
+        let within = at.path.to_bytes_with_nul().strip_prefix(b"/proc")?;
+        let path = CStr::from_bytes_with_nul(within).ok()?;
+        (self.proc.is_some() && dir.as_c_str() == c"/proc").then_some(path)
     }
 
     pub(super) fn seal(&self, at: &Inside, attributes: u64) -> Done {

@@ -1,8 +1,9 @@
 //! The steps of a template, which many starts go on from, and of a start from it.
 //!
 //! What a start mounts for itself comes on top of the template's tree, which it has a copy of. What it takes for that lies
-//! below one of these mounts: nobody inside gets to see it. There is a /proc too, of a PID namespace that has ended: the
-//! kernel lets a user namespace mount a new one only where another can be seen in full.
+//! in the mount that the root is mounted over: no path leads there, and no list of mounts inside has it. There is a /proc
+//! too, of a PID namespace that has ended: the kernel lets a user namespace mount a new one only where its mount namespace
+//! has another that nothing is mounted on.
 
 use core::ffi::CStr;
 use std::os::fd::AsFd;
@@ -14,6 +15,15 @@ use crate::sys::{self, Errno, Reach};
 
 /// The name of the /proc that is hidden.
 const PROC: &CStr = c"proc";
+
+/// What tells that a network namespace without an interface that is up was used.
+const COUNTERS: [&CStr; 5] = [
+    c"/proc/self/net/unix",
+    c"/proc/self/net/snmp",
+    c"/proc/self/net/snmp6",
+    c"/proc/self/net/netstat",
+    c"/proc/self/net/ip6_flowlabel",
+];
 
 const SEALED: u64 = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC;
 
@@ -29,13 +39,15 @@ impl State<'_> {
     }
 
     pub(super) fn enter_template(&self, network: bool) -> Done {
-        let [_, mount, own_network] = self.context.template;
+        let [_, mount, kept, own_network] = self.context.template;
         // First the user namespace, which gives the capabilities for the others.
         self.enter_owner()?;
         if network {
             sys::setns_fd(sys::borrow(own_network), libc::CLONE_NEWNET)?;
         }
-        Ok(sys::setns_fd(sys::borrow(mount), libc::CLONE_NEWNS)?)
+        sys::setns_fd(sys::borrow(mount), libc::CLONE_NEWNS)?;
+        // The copy of the mount namespace that is made next has a copy of this directory too: the only way there.
+        Ok(sys::fchdir(sys::borrow(kept))?)
     }
 
     pub(super) fn hand_over(&self) -> Done {
@@ -49,7 +61,16 @@ impl State<'_> {
 
     pub(super) fn hand_over_network(&self) -> Done {
         let namespace = self.context.open_proc(c"/proc/self/ns/net", libc::O_RDONLY, 0)?;
-        Ok(sys::send_fd(sys::borrow(self.context.handover), namespace.as_fd())?)
+        let host = sys::borrow(self.context.handover);
+        sys::send_fd(host, namespace.as_fd())?;
+        for path in COUNTERS {
+            match self.context.open_proc(path, libc::O_RDONLY, 0) {
+                // This kernel lacks that protocol.
+                Err(Errno(libc::ENOENT)) => {}
+                file => sys::send_fd(host, file?.as_fd())?,
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn stage(&self, source: &HostPath, name: &CStr, kind: InsideKind, attributes: u64) -> Done {
@@ -69,25 +90,28 @@ impl State<'_> {
         Ok(sys::write_all(file.as_fd(), data)?)
     }
 
-    pub(super) fn cover(&mut self, at: &Inside) -> Done {
+    pub(super) fn keep(&mut self) -> Done {
         self.hide()?;
-        let cover = sys::clone_tree(self.hidden()?, c"")?;
-        let target = self.target(at)?;
-        on(Operand::Target, sys::attach(cover.as_fd(), target.as_fd()))?;
         let context = sys::fsopen(c"proc")?;
         let proc = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
-        Ok(sys::attach_at(proc.as_fd(), cover.as_fd(), PROC)?)
+        Ok(sys::attach_at(proc.as_fd(), self.hidden()?, PROC)?)
     }
 
-    pub(super) fn uncover(&mut self, at: &Inside, device: u64) -> Done {
-        self.root = Some(sys::openat2(sys::CWD, c"/", libc::O_PATH, 0, 0)?);
-        let hidden = self.target(at)?;
-        // Somebody outside may have renamed directories of the root.
-        if sys::fstat(hidden.as_fd())?.device != device {
-            return Err(Fault { errno: libc::ESTALE, operand: Operand::Target });
-        }
-        self.hidden = Some(hidden);
+    pub(super) fn take_up(&mut self) -> Done {
+        self.hidden = Some(sys::openat2(sys::CWD, c".", libc::O_PATH, 0, 0)?);
+        let root = sys::openat2(sys::CWD, c"/", libc::O_PATH, 0, 0)?;
+        sys::fchdir(root.as_fd())?;
+        self.root = Some(root);
         Ok(())
+    }
+
+    /// pivot_root(2) to the workspace; what was to be the root comes to lie on top of it.
+    pub(super) fn pivot_over(&mut self) -> Done {
+        sys::fchdir(self.workspace()?)?;
+        sys::pivot_root_here()?;
+        // Lazily, as in `pivot`.
+        sys::detach_here()?;
+        Ok(sys::attach_at(self.root()?, sys::CWD, c"/")?)
     }
 
     pub(super) fn attach(&self, name: &CStr, at: &Inside, attributes: u64) -> Done {
@@ -114,54 +138,48 @@ impl State<'_> {
         Ok(())
     }
 
-    /// What hides a file, and what hides a directory.
-    fn masks(&mut self) -> Result<&[sys::Fd; 2], Fault> {
-        if self.masks.is_none() {
-            self.hide()?;
-            let open = |name| sys::openat2(self.hidden()?, name, libc::O_PATH, 0, 0).map_err(Fault::from);
-            self.masks = Some([open(EMPTY_FILE)?, open(EMPTY_DIR)?]);
+    /// Makes the sandbox's own /proc the root of this process, and what is hidden its directory: there, paths can't lead
+    /// elsewhere, whoever renames directories, and one system call binds what hides something.
+    fn enter_proc(&mut self) -> Done {
+        if self.outside.is_some() {
+            return Ok(());
         }
-        self.masks.as_ref().ok_or(Errno(libc::EBADF).into())
+        self.hide()?;
+        let Some(proc) = &self.proc else { return Err(Errno(libc::EBADF).into()) };
+        let outside = sys::openat2(sys::CWD, c"/", libc::O_PATH, 0, 0)?;
+        sys::fchdir(proc.as_fd())?;
+        sys::chroot_here()?;
+        self.outside = Some(outside);
+        Ok(sys::fchdir(self.hidden()?)?)
     }
 
-    /// Hides something right below the sandbox's own /proc, by one system call: it can't be renamed, nor be a link that
-    /// leads elsewhere.
-    pub(super) fn mask_in_proc(&mut self, name: &CStr) -> Done {
-        let Some(proc) = &self.proc else { return Err(Errno(libc::EBADF).into()) };
-        sys::fchdir(proc.as_fd())?;
-        let sources = self.masks()?.each_ref().map(|mask| own_fd(mask.as_fd()));
-        for source in sources {
-            let source = source?;
-            match sys::bind(sys::text(&source)?, name) {
-                // The other kind: a file is put over a file only, a directory over a directory.
-                Err(Errno(libc::ENOTDIR)) => {}
-                Err(Errno(libc::ENOENT)) => return Ok(()),
-                done => return on(Operand::Target, done),
-            }
+    /// Has this process have its root again.
+    pub(super) fn leave_proc(&mut self) -> Done {
+        let Some(outside) = self.outside.take() else { return Ok(()) };
+        sys::fchdir(outside.as_fd())?;
+        Ok(sys::chroot_here()?)
+    }
+
+    /// Hides something right below the sandbox's own /proc.
+    pub(super) fn mask_in_proc(&mut self, path: &CStr) -> Done {
+        self.enter_proc()?;
+        // A file is put over a file only, a directory over a directory.
+        match sys::bind(EMPTY_FILE, path) {
+            Err(Errno(libc::ENOTDIR)) => on(Operand::Target, sys::bind(EMPTY_DIR, path)),
+            Err(Errno(libc::ENOENT)) => Ok(()),
+            done => on(Operand::Target, done),
         }
-        Err(Fault { errno: libc::ENOTDIR, operand: Operand::Target })
     }
 
     /// Makes something right below the sandbox's own /proc read-only.
-    pub(super) fn protect_in_proc(&self, name: &CStr) -> Done {
-        let Some(proc) = &self.proc else { return Err(Errno(libc::EBADF).into()) };
-        sys::fchdir(proc.as_fd())?;
-        match sys::bind(name, name) {
+    pub(super) fn protect_in_proc(&mut self, path: &CStr) -> Done {
+        self.enter_proc()?;
+        match sys::bind(path, path) {
             Err(Errno(libc::ENOENT)) => Ok(()),
             done => {
                 on(Operand::Target, done)?;
-                on(Operand::Target, sys::mount_setattr_at(sys::CWD, name, Reach::Mount, SEALED))
+                on(Operand::Target, sys::mount_setattr_at(sys::CWD, path, Reach::Mount, SEALED))
             }
         }
     }
-}
-
-/// The name of a descriptor, from the /proc that is the working directory.
-fn own_fd(fd: std::os::fd::BorrowedFd<'_>) -> sys::Result<[u8; 32]> {
-    const DIR: &[u8] = b"self/fd/";
-    let mut name = [0; 32];
-    let (dir, number) = name.split_at_mut(DIR.len());
-    dir.copy_from_slice(DIR);
-    sys::digits(fd, number)?;
-    Ok(name)
 }

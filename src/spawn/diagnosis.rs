@@ -12,6 +12,7 @@ pub(super) fn step(plan: &Plan, report: &Report, reports: &Reports, fault: Fault
     let Some(step) = plan.steps.get(report.step()) else {
         return Error::os(Layer::Process, "set up", fault.errno);
     };
+    let step = step.told();
     if let Step::Exec { candidates, .. } = step {
         return exec(step, candidates, reports, fault);
     }

@@ -52,7 +52,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         own: &own,
         handover: handover.as_ref().map_or(-1, |(inner, _)| number(inner)),
         writable: &writable,
-        template: plan.template.as_ref().map_or([-1; 3], |template| template.numbers(network.as_ref())),
+        template: plan.template.as_ref().map_or([-1; 4], |template| template.numbers(network.as_ref())),
         proc: plan.template.as_ref().map_or(-1, |template| number(&template.proc)),
         ..Context::default()
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{above_streams, lifeline, own_devices, trial, writable_mounts};
 use crate::error::{Error, Layer, Result};
-use crate::plan::{Lease, Memory, Plan, Step, Template};
+use crate::plan::{Lease, Memory, NetworkNamespace, Plan, Step, Template};
 use crate::postfork::Context;
 use crate::sys::{self, Errno};
 
@@ -17,8 +17,7 @@ pub(crate) struct Made {
     pub(crate) user: OwnedFd,
     pub(crate) mount: OwnedFd,
     pub(crate) proc: OwnedFd,
-    /// The file system of what is hidden.
-    pub(crate) device: u64,
+    pub(crate) kept: OwnedFd,
     /// The files that are mounted where the program may write, in the order of their steps.
     pub(crate) writable: Vec<(u64, u64)>,
 }
@@ -41,9 +40,8 @@ pub(crate) fn make(steps: Vec<Step>) -> Result<Made> {
     };
     trial::carry_out(&plan, &context)?;
     drop(inner);
-    let (user, mount, hidden) = (receive(&outer)?, receive(&outer)?, receive(&outer)?);
-    let device = sys::fstat(hidden.as_fd()).map_err(|Errno(errno)| failed(errno))?.device;
-    Ok(Made { user, mount, proc, device, writable: writable.iter().filter_map(|mount| mount.file()).collect() })
+    let (user, mount, kept) = (receive(&outer)?, receive(&outer)?, receive(&outer)?);
+    Ok(Made { user, mount, kept, proc, writable: writable.iter().filter_map(|mount| mount.file()).collect() })
 }
 
 /// The network namespace that a start has to join, if it does not make its own.
@@ -57,7 +55,7 @@ pub(super) fn network(plan: &Plan) -> Result<Option<Lease>> {
 }
 
 /// A network namespace of the template's. The process that makes it ends at once.
-fn make_network(template: &Arc<Template>) -> Result<OwnedFd> {
+fn make_network(template: &Arc<Template>) -> Result<NetworkNamespace> {
     let clone = Step::Clone { process: "network", namespaces: 0, memory: Memory::Shared };
     let unshare = Step::Unshare { namespaces: libc::CLONE_NEWNET as u64 };
     let plan = Plan::of_one(vec![clone, Step::EnterOwner, unshare, Step::HandOverNetwork]);
@@ -65,7 +63,9 @@ fn make_network(template: &Arc<Template>) -> Result<OwnedFd> {
     let (template, proc) = (template.numbers(None), template.proc.as_raw_fd());
     trial::carry_out(&plan, &Context { handover: inner.as_raw_fd(), template, proc, ..Context::default() })?;
     drop(inner);
-    receive(&outer)
+    let namespace = receive(&outer)?;
+    let files = std::iter::from_fn(|| sys::receive_fd(outer.as_fd()).ok().map(OwnedFd::from)).map(above_streams);
+    Ok(NetworkNamespace::new(namespace, files.collect::<Result<_>>()?))
 }
 
 fn receive(socket: &OwnedFd) -> Result<OwnedFd> {

@@ -118,6 +118,12 @@ pub(crate) fn mount_setattr_at(dir: BorrowedFd<'_>, path: &CStr, reach: Reach, a
     unsafe { call(libc::SYS_mount_setattr, args) }.map(drop)
 }
 
+/// chroot(2) to the working directory.
+pub(crate) fn chroot_here() -> Result<()> {
+    // SAFETY: The path ends in a zero byte and is only read.
+    unsafe { call(libc::SYS_chroot, [ptr(c".")]) }.map(drop)
+}
+
 /// pivot_root(2) with both paths ".": the working directory becomes the root, and the old root lies on top of it.
 pub(crate) fn pivot_root_here() -> Result<()> {
     // SAFETY: Both paths end in a zero byte and are only read.

@@ -52,6 +52,7 @@ mod network;
 mod plan;
 mod pool;
 mod pool_life;
+mod prepared;
 mod privilege;
 mod probe;
 mod pty;

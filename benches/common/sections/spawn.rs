@@ -1,7 +1,7 @@
 //! One spawn after the other: start, run, wait and tear down.
 
 use super::{combine, find, seen};
-use crate::common::contender::{bare, bwrap, empty, host, plain, present, unshare};
+use crate::common::contender::{bare, bwrap, empty, host, plain, prepared, present, unshare};
 use crate::common::measure::{Samples, interleave};
 use crate::common::table::{Table, target, times, us};
 use crate::common::{Bench, Result};
@@ -9,7 +9,8 @@ use crate::common::{Bench, Result};
 const ROUNDS: usize = 200;
 
 pub(crate) fn spawn(bench: &Bench) -> Result {
-    let all = [plain(bench)?, empty(bench)?, bare(bench)?, host(bench)?, bwrap(bench)?, unshare(bench)?];
+    let all =
+        [plain(bench)?, empty(bench)?, bare(bench)?, host(bench)?, prepared(bench)?, bwrap(bench)?, unshare(bench)?];
     let contenders = present(&all);
     let mut samples = vec![Samples::default(); contenders.len()];
     interleave(&contenders, ROUNDS, &mut samples)?;
@@ -29,6 +30,8 @@ pub(crate) fn spawn(bench: &Bench) -> Result {
     let layers = "what Landlock and the filter of system calls add, at most 1.2 of a plain spawn";
     target(layers, combine(added, plain, |added, plain| added / plain), 1.2);
     target("median of belljar bare, at most 0.33 of bwrap's", combine(bare, peer, |bare, peer| bare / peer), 1.0 / 3.0);
-    target("median of belljar host, at most 0.33 of bwrap's", combine(ours, peer, |ours, peer| ours / peer), 1.0 / 3.0);
+    target("median of belljar host, at most 0.25 of bwrap's", combine(ours, peer, |ours, peer| ours / peer), 1.0 / 4.0);
+    let ours = seen(find("belljar prepared", &contenders, &samples));
+    target("median of belljar prepared, at most 0.125 of bwrap's", combine(ours, peer, |ours, peer| ours / peer), 0.125);
     Ok(())
 }

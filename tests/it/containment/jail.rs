@@ -22,6 +22,10 @@ pub(super) enum Jail {
     Seccomp,
     /// The default.
     All,
+    /// The default, prepared.
+    Prepared,
+    /// Namespaces, prepared.
+    PreparedNamespaces,
     /// Bubblewrap, with a policy that binds the same.
     Bwrap,
 }
@@ -34,8 +38,21 @@ pub(super) struct Output {
 }
 
 impl Jail {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Outside, Self::Always, Self::Namespaces, Self::Landlock, Self::Seccomp, Self::All, Self::Bwrap];
+    pub(super) const ALL: [Self; 9] = [
+        Self::Outside,
+        Self::Always,
+        Self::Namespaces,
+        Self::Landlock,
+        Self::Seccomp,
+        Self::All,
+        Self::Prepared,
+        Self::PreparedNamespaces,
+        Self::Bwrap,
+    ];
+
+    /// What starts the same in another way.
+    pub(super) const PREPARED: [(Self, Self); 2] =
+        [(Self::All, Self::Prepared), (Self::Namespaces, Self::PreparedNamespaces)];
 
     /// Those in which capabilities that are kept tell what else holds.
     pub(super) const WITH_CAPABILITIES: [Self; 4] = [Self::Always, Self::Namespaces, Self::Landlock, Self::Seccomp];
@@ -46,7 +63,7 @@ impl Jail {
 
     /// Whether the files of the host are there, at their paths.
     pub(super) fn sees_host(self) -> bool {
-        !matches!(self, Self::Namespaces | Self::All | Self::Bwrap)
+        matches!(self, Self::Outside | Self::Always | Self::Landlock | Self::Seccomp)
     }
 
     /// Runs the probe, which keeps capabilities if it is in a sandbox of ours.
@@ -65,16 +82,17 @@ impl Jail {
         // What the derived rules allow in such a sandbox.
         let rules = Landlock::new().allow_execute(&program).allow_read(&ro).allow_write(&rw).allow_execute("/proc");
         let sandbox = match self {
-            Self::All => bound,
-            Self::Namespaces => bound.landlock(Landlock::off()).seccomp(Seccomp::off()),
+            Self::All | Self::Prepared => bound,
+            Self::Namespaces | Self::PreparedNamespaces => bound.landlock(Landlock::off()).seccomp(Seccomp::off()),
             Self::Landlock => bare.landlock(rules),
             Self::Seccomp => bare.seccomp(Seccomp::container()),
             _ => bare,
         };
         let sandbox = sandbox.capabilities(kept);
-        let mut command = match self.sees_host() {
-            true => sandbox.command(&program),
-            false => sandbox.command("/probe"),
+        let mut command = match self {
+            Self::Prepared | Self::PreparedNamespaces => sandbox.prepare().unwrap().command("/probe"),
+            _ if self.sees_host() => sandbox.command(&program),
+            _ => sandbox.command("/probe"),
         };
         let output = command.args(args).stdin(OwnedFd::from(stage.channel())).output();
         let output = output.unwrap_or_else(|error| panic!("{self:?}: {error}"));

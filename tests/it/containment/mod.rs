@@ -93,6 +93,11 @@ impl Row {
         if layers != claimed {
             faults.push(format!("{id}: {tried}: held by {layers:?}, not by {claimed:?}"));
         }
+        for (jail, prepared) in Jail::PREPARED {
+            if self.held.contains(&jail) != self.held.contains(&prepared) {
+                faults.push(format!("{id}: {tried}: prepared, it is {}: {prepared:?}", self.word(prepared)));
+            }
+        }
         if self.held.contains(&Jail::All) == claimed.is_empty() {
             faults.push(format!("{id}: {tried}: with all layers it is {}", self.word(Jail::All)));
         }
