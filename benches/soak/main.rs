@@ -10,6 +10,7 @@
 mod holdings;
 mod killed;
 mod mix;
+mod plugin;
 
 use std::fs;
 use std::path::Path;
@@ -68,6 +69,7 @@ fn soak(dir: &Path, spawns: usize) -> bool {
         clean &= row(name, &before, &latencies, time);
     }
     clean &= while_somebody_kills(dir, spawns);
+    clean &= in_plugins(dir, spawns.div_ceil(100));
     let (before, start) = (Holdings::look(), Instant::now());
     let hosts = spawns.div_ceil(10);
     let gone = killed::kill(dir, hosts);
@@ -100,6 +102,20 @@ fn while_somebody_kills(dir: &Path, spawns: usize) -> bool {
     });
     programs.settle();
     row("8 threads, killed while they start", &before, &latencies, time)
+}
+
+/// Loads the library as two plugins, and takes it out again.
+fn in_plugins(dir: &Path, turns: usize) -> bool {
+    plugin::build(dir);
+    // What the loader maps once.
+    plugin::load_and_unload(dir);
+    let before = Holdings::look();
+    let (latencies, time) = run(turns, 1, |_| {
+        let begun = Instant::now();
+        plugin::load_and_unload(dir);
+        begun.elapsed()
+    });
+    row("loaded and unloaded twice at once", &before, &latencies, time)
 }
 
 /// Kills a third of what there is, time and again. Those that wait in the pool too.
