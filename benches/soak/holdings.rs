@@ -52,6 +52,19 @@ impl Holdings {
         }
     }
 
+    /// Looks until nothing changes any more: a pool's thread is done with what has ended.
+    pub(crate) fn look_settled() -> Self {
+        let mut last = Self::look();
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = Self::look();
+            if now.counts() == last.counts() {
+                return now;
+            }
+            last = now;
+        }
+    }
+
     /// Looks until it is as before, which takes a moment: the kernel frees keys later.
     pub(crate) fn look_after(before: &Self) -> Self {
         let begun = Instant::now();

@@ -10,6 +10,7 @@
 mod holdings;
 mod killed;
 mod mix;
+mod plugin;
 
 use std::fs;
 use std::path::Path;
@@ -62,13 +63,14 @@ fn soak(dir: &Path, spawns: usize) -> bool {
         // What is allocated once.
         run(200);
         programs.settle();
-        let before = Holdings::look();
+        let before = Holdings::look_settled();
         let (latencies, time) = run(spawns);
         programs.settle();
         clean &= row(name, &before, &latencies, time);
     }
     clean &= while_somebody_kills(dir, spawns);
-    let (before, start) = (Holdings::look(), Instant::now());
+    clean &= in_plugins(dir, spawns.div_ceil(100));
+    let (before, start) = (Holdings::look_settled(), Instant::now());
     let hosts = spawns.div_ceil(10);
     let gone = killed::kill(dir, hosts);
     clean & gone & row(&format!("{hosts} hosts killed"), &before, &[], start.elapsed())
@@ -90,7 +92,7 @@ fn while_somebody_kills(dir: &Path, spawns: usize) -> bool {
     };
     run(200, 8, |_| start());
     programs.settle();
-    let (before, over) = (Holdings::look(), AtomicBool::new(false));
+    let (before, over) = (Holdings::look_settled(), AtomicBool::new(false));
     let (latencies, time) = std::thread::scope(|scope| {
         let killer = scope.spawn(|| kill_children(&over));
         let measured = run(spawns / 2, 8, |_| start());
@@ -100,6 +102,20 @@ fn while_somebody_kills(dir: &Path, spawns: usize) -> bool {
     });
     programs.settle();
     row("8 threads, killed while they start", &before, &latencies, time)
+}
+
+/// Loads the library as two plugins, and takes it out again.
+fn in_plugins(dir: &Path, turns: usize) -> bool {
+    plugin::build(dir);
+    // What the loader maps once.
+    plugin::load_and_unload(dir);
+    let before = Holdings::look_settled();
+    let (latencies, time) = run(turns, 1, |_| {
+        let begun = Instant::now();
+        plugin::load_and_unload(dir);
+        begun.elapsed()
+    });
+    row("loaded and unloaded twice at once", &before, &latencies, time)
 }
 
 /// Kills a third of what there is, time and again. Those that wait in the pool too.

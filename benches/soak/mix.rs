@@ -41,6 +41,8 @@ impl Programs {
         let bind = |sandbox: Sandbox, name| sandbox.bind_ro(dir.join(name), format!("/{name}"));
         let sandbox = programs.into_iter().fold(Sandbox::new(), bind);
         let pool = sandbox.prepare().unwrap().pool(8).unwrap();
+        // Not used in every run, and still to be the same at its end.
+        let pool = pool.idle_timeout(Duration::from_secs(1 << 20));
         Self { sandbox, pool }
     }
 

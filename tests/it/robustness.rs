@@ -158,45 +158,38 @@ fn a_file_system_may_be_full_at_every_step() {
     }
     let dir = temp_dir();
     let path = real(dir.path());
-    let mount = |options: &str| {
-        let done = StdCommand::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(&path).status().unwrap();
-        assert!(done.success(), "{options}");
-        fs::create_dir(path.join("root")).unwrap();
-    };
-    mount("size=1m");
-    fs::create_dir(path.join("kept")).unwrap();
-    let sandbox = with_program(&noop()).rootfs(Rootfs::dir(path.join("root")).overlay(path.join("kept")));
+    let mount =
+        |words: &[&str]| assert!(StdCommand::new(words[0]).args(&words[1..]).arg(&path).status().unwrap().success());
+    mount(&["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=200", "none"]);
+    let (kept, filler) = (path.join("kept"), path.join("filler"));
+    for dir in [&path.join("root"), &kept, &filler] {
+        fs::create_dir(dir).unwrap();
+    }
+    let sandbox = with_program(&noop()).rootfs(Rootfs::dir(path.join("root")).overlay(&kept));
     if let Err(error) = run(&sandbox) {
         skip!("no overlay on a tmpfs here: {error}");
     }
     let before = (open_fds(), children());
-    let umount = || assert!(StdCommand::new("umount").arg(&path).status().unwrap().success());
-    umount();
-    // Room for so many files, and for the two directories and what they are in.
-    for (failed, inodes) in (3..100).enumerate() {
-        mount(&format!("size=1m,nr_inodes={inodes}"));
-        let made = fs::create_dir(path.join("kept"));
-        let result = made.map_err(|error| error.raw_os_error()).and_then(|()| {
-            run(&sandbox).map_err(|error| {
-                assert!(!error.step().is_empty());
-                error.raw_os_error()
-            })
-        });
+    let fill = |number: u32| File::create(filler.join(number.to_string())).map(drop);
+    let clear = |number: u32| fs::remove_file(filler.join(number.to_string())).is_ok();
+    for room in 0..100 {
+        fs::remove_dir_all(&kept).unwrap();
+        fs::create_dir(&kept).unwrap();
+        let full = (0..).find(|number| fill(*number).is_err()).unwrap();
+        assert!((0..room).all(clear), "{full} files");
+        let result = run(&sandbox);
         assert_eq!((open_fds(), children()), before);
+        // With room, the same directory serves.
+        let left = (room..full).filter(|number| clear(*number)).count();
+        assert_eq!(left, (full - room) as usize);
+        run(&sandbox).unwrap();
         match result {
             Ok(()) => {
-                umount();
-                assert!(failed > 2, "the control");
-                return;
+                assert!(room > 2, "the control");
+                return mount(&["umount"]);
             }
-            Err(errno) => assert_eq!(errno, Some(libc::ENOSPC)),
+            Err(error) => assert_eq!((error.layer(), error.raw_os_error()), (Layer::Mount, Some(libc::ENOSPC))),
         }
-        // With room, the same directory serves.
-        let more = StdCommand::new("mount").args(["-o", "remount,size=2m,nr_inodes=1000"]).arg(&path).status().unwrap();
-        assert!(more.success());
-        let _ = fs::create_dir(path.join("kept"));
-        run(&sandbox).unwrap();
-        umount();
     }
     panic!("100 files are not enough");
 }
