@@ -45,7 +45,7 @@ fn base(images: &Path, reference: &str, ownership: Ownership) -> Base {
 fn changeable(image: &Image, dir: &Path) -> Rootfs {
     let root = Rootfs::image(image);
     in_memory(root.clone()).unwrap_or_else(|| {
-        let kept = real(dir).join("kept");
+        let kept = real(dir).join("in-place-of-memory");
         fs::create_dir(&kept).unwrap();
         root.overlay(kept)
     })
