@@ -12,7 +12,7 @@ use std::ptr::{null_mut, without_provenance_mut};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering::Relaxed};
 
-use belljar::{IdMap, Namespaces, Network, Rootfs, Sandbox, Stdio, Tmpfs};
+use belljar::{IdMap, Layer, Namespaces, Network, Rootfs, Sandbox, Stdio, Tmpfs};
 
 /// What a child that calls the allocator exits with.
 const CAUGHT: c_int = 99;
@@ -176,12 +176,16 @@ fn policies(dir: &Path, kept: &Path) -> Vec<Sandbox> {
         empty.clone().namespaces(all - Namespaces::PID - Namespaces::NET).network(Network::Host),
         full.clone(),
         full.clone().rootfs(Rootfs::dir(dir)),
-        full.clone().rootfs(Rootfs::dir(dir).ephemeral()),
         full.clone().rootfs(Rootfs::empty().overlay(kept)),
-        full.rootfs(Rootfs::layers([dir, kept]).copied()),
+        full.clone().rootfs(Rootfs::layers([dir, kept]).copied()),
         Sandbox::new().rootfs(Rootfs::host()).bind_ro(dir.join("noop"), "/tmp/noop"),
         empty.clone(),
     ];
+    // Before Linux 6.6 an overlay can't keep its changes on a tmpfs.
+    let memory = full.rootfs(Rootfs::dir(dir).ephemeral());
+    if memory.command("/missing").status().is_err_and(|error| error.layer() == Layer::Exec) {
+        policies.push(memory);
+    }
     // SAFETY: No arguments, and it never fails.
     if unsafe { libc::geteuid() } == 0 {
         let range = |sandbox: Sandbox, first| {

@@ -275,18 +275,18 @@ impl Landlock {
     /// What is asked for by name is enforced, or nothing starts.
     fn check_named(&self, version: u32, Errno(errno): Errno) -> Result<()> {
         let needs = [
-            (self.base == Base::Nothing || !self.paths.is_empty(), 1, "rules for files"),
-            (!self.ports.is_empty(), TCP, "rules for TCP ports"),
-            (self.audit, AUDIT, "audit"),
+            (self.base == Base::Nothing || !self.paths.is_empty(), 1, "rules for files", "5.13"),
+            (!self.ports.is_empty(), TCP, "rules for TCP ports", "6.7"),
+            (self.audit, AUDIT, "audit", "6.15"),
         ];
-        let Some((_, needed, what)) = needs.into_iter().find(|(asked, needed, _)| *asked && *needed > version) else {
-            return Ok(());
-        };
+        let missing = needs.into_iter().find(|(asked, needed, ..)| *asked && *needed > version);
+        let Some((_, needed, what, linux)) = missing else { return Ok(()) };
         let cause = match version {
             0 => why_none(Errno(errno)),
             _ => format!("{what} need Landlock ABI {needed}, and this kernel has {version}"),
         };
-        Err(Error::new(Layer::Landlock, ErrorKind::Unsupported, what, cause).with_errno(errno))
+        let hint = format!("it takes Linux {linux} or later, with Landlock among its security modules");
+        Err(Error::new(Layer::Landlock, ErrorKind::Unsupported, what, cause).with_errno(errno).with_hint(hint))
     }
 
     /// What is denied unless a rule allows it.
