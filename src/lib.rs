@@ -54,6 +54,9 @@
 //! Tasks of a tokio runtime start and await programs with the feature `tokio`: `spawn_async`, `status_async` and `output_async` of
 //! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that is dropped kills its sandbox.
 //!
+//! A [`Child`] is signalled ([`signal`](Child::signal), [`signal_all`](Child::signal_all)), paused, and asked to end
+//! ([`terminate`](Child::terminate)); [`Command::pty`] gives it a terminal. What is captured is bounded.
+//!
 //! [`Command::plan`] prints every step that a start takes, and takes none; [`host::probe`] tells what a host can do.
 //!
 //! # What holds

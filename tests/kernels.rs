@@ -190,6 +190,36 @@ fn what_holds_on_this_kernel_is_told() {
 }
 
 #[test]
+fn starts_from_a_template_are_as_closed_and_apart() {
+    if !Path::new(BUSYBOX).exists() {
+        // Told by `run`.
+        return drop(run(&Sandbox::new(), ""));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    let base = Sandbox::new().bind_ro(BUSYBOX, "/busybox").bind(&dir, "/tmp/out").tmpfs("/scratch");
+    for sandbox in [base.clone(), base.clone().network(Network::Loopback), base.namespaces(Namespaces::all())] {
+        let prepared = sandbox.prepare().unwrap();
+        let command = prepared.command("/busybox");
+        assert!(command.plan().unwrap().to_string().contains("setns template"));
+        let script = "set -e; /busybox ls /; /busybox ls /tmp /scratch; echo x > /scratch/left; echo x > /tmp/out/file; \
+                      /busybox grep Cap /proc/self/status; ! echo y > /proc/sys/kernel/hostname; ! echo y > /file";
+        let told = |mut command: belljar::Command| {
+            let output = command.args(["sh", "-c", script]).env("PATH", "/bin").output().unwrap();
+            assert!(output.outcome.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let once = told(sandbox.command("/busybox"));
+        assert!(once.starts_with("busybox\ndev\nproc\nscratch\ntmp\n"), "{once}");
+        std::fs::remove_file(dir.join("file")).unwrap();
+        for _ in 0..3 {
+            assert_eq!(told(prepared.command("/busybox")), once);
+            std::fs::remove_file(dir.join("file")).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_missing_program_is_an_error() {
     let error = Sandbox::new().command("/missing").status().unwrap_err();
     assert_eq!(error.to_string(), "exec: execve /missing: No such file or directory (os error 2)");

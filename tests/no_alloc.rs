@@ -216,6 +216,12 @@ fn no_child_of_a_spawn_allocates_or_frees() {
                     Err(_) => failed += 1,
                 }
             }
+            // The template, and starts from it.
+            let prepared = sandbox.prepare().unwrap();
+            for program in ["noop", "/missing"] {
+                let started = prepared.command(program).stdin(Stdio::null()).output();
+                failed += usize::from(started.is_err());
+            }
             // Steps that fail in the middle: of the root, of the program, and of both their places.
             let broken = [
                 sandbox.clone().bind_ro(dir.path(), "/proc/self/nothing"),
@@ -225,6 +231,7 @@ fn no_child_of_a_spawn_allocates_or_frees() {
             ];
             for sandbox in broken {
                 failed += usize::from(sandbox.command("/bin/noop").status().is_err());
+                failed += usize::from(sandbox.prepare().is_err());
             }
             failed += usize::from(sandbox.command("/bin/noop").current_dir("/nowhere").status().is_err());
             // The control: there were children of both sorts.

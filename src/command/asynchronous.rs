@@ -59,8 +59,14 @@ impl Command {
     ///
     /// As for [`AsyncChild::wait`].
     pub fn status_async(&mut self) -> impl Future<Output = Result<Outcome>> + Send + use<> {
-        let child = self.spawn_async();
-        async { child?.wait().await }
+        let (child, has_pty) = (self.spawn_async(), self.pty.is_some());
+        async move {
+            match has_pty {
+                false => child?.wait().await,
+                // Nobody else reads what is shown.
+                true => Ok(child?.wait_with_output().await?.outcome),
+            }
+        }
     }
 
     /// Runs the program to its end, and collects what it writes, in a task; with the streams of [`output`](Command::output).
