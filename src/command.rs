@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::child::{Child, Output};
 use crate::compile::compile;
+use crate::enter;
 use crate::error::Result;
 use crate::layer::exec::DEFAULT_ENV;
 use crate::layer::fds::{Passed, Stdio};
@@ -44,6 +45,8 @@ pub struct Command {
     pub(crate) filters_itself: bool,
     /// Where a sandbox may be ready for it.
     pool: Option<Arc<pool::Shared>>,
+    /// The sandbox in use that it is for.
+    entry: Option<Arc<enter::Entry>>,
 }
 
 impl Command {
@@ -72,11 +75,16 @@ impl Command {
             agent: None,
             filters_itself: false,
             pool: None,
+            entry: None,
         }
     }
 
     pub(crate) fn pooled(sandbox: Arc<Sandbox>, program: &OsStr, pool: Arc<pool::Shared>) -> Self {
         Self { pool: Some(pool), ..Self::new(sandbox, program) }
+    }
+
+    pub(crate) fn entering(sandbox: Arc<Sandbox>, program: &OsStr, entry: Arc<enter::Entry>) -> Self {
+        Self { entry: Some(entry), ..Self::new(sandbox, program) }
     }
 
     /// Adds an argument: at most 131,071 bytes, none of them 0.
@@ -210,8 +218,13 @@ impl Command {
                 return Ok(child);
             }
         }
+        if let Some(entry) = &self.entry {
+            return enter::start(entry, self, streams, started);
+        }
         let (plan, report) = compile(self, streams)?;
-        spawn(&plan, report, started)
+        let mut child = spawn(&plan, report, started)?;
+        child.policy = Some(self.sandbox.clone());
+        Ok(child)
     }
 
     fn streams<'a>(&'a self, input: &'a Stdio, output: &'a Stdio) -> [&'a Stdio; 3] {

@@ -178,6 +178,7 @@ mod command;
 mod compile;
 #[cfg(feature = "image")]
 mod distroless;
+mod enter;
 mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -9,7 +9,7 @@ use crate::error::Layer;
 use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
 
 /// What the kernel is asked for, once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// Clones a process into new namespaces, or into those of its parent.
     Clone {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Done, HEAD, State};
 use crate::plan::{Fault, interpreter};
-use crate::sys::{self, CStringArray, Errno, Fd, LandlockHandled};
+use crate::sys::{self, CStringArray, Errno, Fd, LandlockHandled, Stat};
 
 impl State<'_> {
     pub(super) fn install(&self, given: usize, fd: i32) -> Done {
@@ -29,8 +29,21 @@ impl State<'_> {
                 return Err(Errno(libc::ESTALE).into());
             }
         }
-        let access = if sys::fstat(place.as_fd())?.is_dir() { access } else { file };
+        let stat = sys::fstat(place.as_fd())?;
+        if mount.is_none() {
+            self.note_named(stat);
+        }
+        let access = if stat.is_dir() { access } else { file };
         Ok(sys::landlock_allow_path(self.ruleset()?, place.as_fd(), access)?)
+    }
+
+    /// Remembers what a rule is about: a command that enters later has the same rule, whatever the name leads to by then.
+    fn note_named(&self, Stat { device, inode, .. }: Stat) {
+        let free = self.context.named.iter().find(|[_, known]| known.load(Relaxed) == 0);
+        if let Some([known_device, known_inode]) = free {
+            known_device.store(device, Relaxed);
+            known_inode.store(inode, Relaxed);
+        }
     }
 
     pub(super) fn landlock_passed(&self, fds: &[i32], read: u64, write: u64) -> Done {

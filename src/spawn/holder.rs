@@ -31,14 +31,14 @@ pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Reports>, init: 
     let lifeline = inner.as_raw_fd();
     let given = &[];
     let context =
-        Context { lifeline, lifeline_host: -1, init, holder: -1, given, own: &[], writable: &[], handover: -1 };
+        Context { lifeline, lifeline_host: -1, init, holder: -1, given, own: &[], writable: &[], named: &[], handover: -1 };
     let launch = Launch { clone: holder.clone, body: holder.body.clone() };
     let children = children(plan, &context, arena);
     let cell = Cell::new(start_single(children, &launch, &arena.holder)?, outer, (0, 0));
     let [uid, gid] = &maps;
     // The group map first, while the writer is still in no doubt about who it is.
-    gid.write(cell.init().pid, gid_helper.as_deref())?;
-    uid.write(cell.init().pid, uid_helper.as_deref())?;
+    gid.write(cell.init().pid(), gid_helper.as_deref())?;
+    uid.write(cell.init().pid(), uid_helper.as_deref())?;
     Ok(cell)
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
         given: &[],
         own: &own,
         writable: &writable,
+        named: &[],
         handover: -1,
     };
     let arena = arena::take(&plan)?;

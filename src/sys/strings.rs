@@ -32,6 +32,12 @@ impl CStringArray {
     }
 }
 
+impl Clone for CStringArray {
+    fn clone(&self) -> Self {
+        Self::new(self.strings.clone())
+    }
+}
+
 impl fmt::Debug for CStringArray {
     /// Leaves the strings out: an environment may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
