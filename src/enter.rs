@@ -58,8 +58,8 @@ pub(crate) struct Inside {
     steps: Vec<Step>,
     /// The writable mounts, by their ids, each plus 1.
     mounts: Vec<u64>,
-    /// What the caller's own rules for Landlock are about: device and inode.
-    named: Vec<[u64; 2]>,
+    /// What the caller's own rules for Landlock are about: device and inode of each.
+    named: Vec<u64>,
 }
 
 impl Child {
@@ -122,7 +122,7 @@ impl Inside {
         plan: &Plan,
         cell: &Cell,
         program: &Process,
-        (mounts, named): (&[AtomicU64], &[[AtomicU64; 2]]),
+        (mounts, named): (&[AtomicU64], &[AtomicU64]),
     ) -> Self {
         let within = |range: std::ops::Range<usize>| plan.steps.get(range).unwrap_or_default();
         // What the program has from the cell that cloned it; the rest of that the agent has from the host.
@@ -135,7 +135,7 @@ impl Inside {
             entered: cell.entered().clone(),
             steps: inherited.chain(own).cloned().collect(),
             mounts: mounts.iter().map(|id| id.load(Relaxed)).collect(),
-            named: named.iter().map(|file| file.each_ref().map(|word| word.load(Relaxed))).collect(),
+            named: named.iter().map(|word| word.load(Relaxed)).collect(),
         }
     }
 

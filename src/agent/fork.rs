@@ -22,11 +22,7 @@ impl Agent {
     ///
     /// Both make the same calls from the clone on. The agent hands the copy's pidfd out and kills itself; the copy has no such
     /// descriptor, and can't name a process outside of its namespace.
-    pub(crate) fn fork(
-        mut self,
-        child: impl FnOnce(Process) -> Result<Child>,
-        patience: Duration,
-    ) -> Result<Agent> {
+    pub(crate) fn fork(mut self, child: impl FnOnce(Process) -> Result<Child>, patience: Duration) -> Result<Agent> {
         let (inner, outer) = sockets()?;
         let own = self.child.as_fd().try_clone_to_owned();
         let own = own.map_err(|error| failed("dup", error.raw_os_error().unwrap_or(libc::EMFILE)))?;

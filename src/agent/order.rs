@@ -151,13 +151,7 @@ impl Calls {
     }
 
     /// openat2(2), by one of the ways to add a call.
-    pub(crate) fn open(
-        &mut self,
-        path: Arg,
-        flags: i32,
-        resolve: u64,
-        add: fn(&mut Calls, libc::c_long, [Arg; 4]),
-    ) {
+    pub(crate) fn open(&mut self, path: Arg, flags: i32, resolve: u64, add: fn(&mut Calls, libc::c_long, [Arg; 4])) {
         let how = self.words(&[flags.into(), 0.into(), resolve.into()]);
         add(self, libc::SYS_openat2, [libc::AT_FDCWD.into(), path, how, 24.into()]);
     }
@@ -178,12 +172,13 @@ impl Calls {
         });
         for (index, path) in candidates.iter().enumerate() {
             let path = self.data(path.as_bytes_with_nul());
+            if index + 1 == candidates.len() {
+                return self.call(libc::SYS_execve, [path, argv, envp]);
+            }
             self.unless(libc::SYS_execve, [path, argv, envp], libc::ENOENT);
             // A program that is there, and lacks what it needs to start, is not passed over.
-            if index + 1 < candidates.len() {
-                let flags = libc::O_PATH | libc::O_CLOEXEC;
-                self.unless(libc::SYS_openat, [libc::AT_FDCWD.into(), path, flags.into()], libc::ENOENT);
-            }
+            let flags = libc::O_PATH | libc::O_CLOEXEC;
+            self.unless(libc::SYS_openat, [libc::AT_FDCWD.into(), path, flags.into()], libc::ENOENT);
         }
     }
 }

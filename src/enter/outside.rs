@@ -139,12 +139,7 @@ impl Outside {
     }
 
     /// Has it take upon itself what the program has: all but the limits and the filters, which would be in its own way.
-    pub(super) fn wear(
-        &mut self,
-        steps: &[Step],
-        ruleset: Option<BorrowedFd<'_>>,
-        report: &mut Report,
-    ) -> Result<()> {
+    pub(super) fn wear(&mut self, steps: &[Step], ruleset: Option<BorrowedFd<'_>>, report: &mut Report) -> Result<()> {
         let later = |step: &&Step| !matches!(step, Step::Limit { .. } | Step::Seccomp { .. });
         let steps: Vec<&Step> = steps.iter().filter(later).collect();
         let mut groups = steps.split(|step| matches!(step, Step::SessionKeyring)).peekable();

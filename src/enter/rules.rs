@@ -17,7 +17,7 @@ pub(super) fn ruleset(
     files: &[OwnedFd],
     sent: &[(BorrowedFd<'_>, RawFd)],
 ) -> Result<Option<OwnedFd>> {
-    let (mut ruleset, mut files, mut named) = (None, files.iter(), inside.named.iter());
+    let (mut ruleset, mut files, mut named) = (None, files.iter(), inside.named.chunks_exact(2));
     for step in &inside.steps {
         let failed = |Errno(errno)| Error::os(step.layer(), step.to_string(), errno);
         match (step, &ruleset) {
@@ -55,9 +55,9 @@ fn is_mount(place: BorrowedFd<'_>, made: Option<&u64>) -> sys::Result<bool> {
 }
 
 /// Whether this is the file that a rule was about.
-fn is_file(place: BorrowedFd<'_>, known: Option<&[u64; 2]>) -> sys::Result<bool> {
+fn is_file(place: BorrowedFd<'_>, known: Option<&[u64]>) -> sys::Result<bool> {
     let stat = sys::fstat(place)?;
-    Ok(known == Some(&[stat.device, stat.inode]))
+    Ok(known == Some(&[stat.device, stat.inode][..]))
 }
 
 /// Lets the files that are passed be opened once more, for what they are open for, as an ordinary start does.
@@ -77,4 +77,3 @@ fn allow_passed(ruleset: BorrowedFd<'_>, sent: &[(BorrowedFd<'_>, RawFd)], read:
     }
     Ok(())
 }
-

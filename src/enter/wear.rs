@@ -16,13 +16,15 @@ const HEAD: usize = 4096;
 
 /// Whether a step is of the policy: the rest belongs to one command, or is what an agent has on already.
 pub(super) fn is_of_policy(step: &Step) -> bool {
-    let streams = matches!(
-        step,
-        Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. }
-    );
+    let streams =
+        matches!(step, Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. });
     let command = matches!(
         step,
-        Step::Chdir { .. } | Step::Look { .. } | Step::Exec { .. } | Step::ExecAgent { .. } | Step::LandlockPassed { .. }
+        Step::Chdir { .. }
+            | Step::Look { .. }
+            | Step::Exec { .. }
+            | Step::ExecAgent { .. }
+            | Step::LandlockPassed { .. }
     );
     let worn = matches!(
         step,

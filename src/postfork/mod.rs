@@ -37,8 +37,8 @@ pub(crate) struct Context<'a> {
     pub(crate) handover: RawFd,
     /// The ids of the writable mounts that init has made, in their order, each plus 1: 0 for none yet.
     pub(crate) writable: &'a [AtomicU64],
-    /// The files that Landlock's rules name for the caller, in their order: device and inode; zeroes for none yet.
-    pub(crate) named: &'a [[AtomicU64; 2]],
+    /// The files that Landlock's rules name for the caller, in their order: device and inode of each; zeroes for none yet.
+    pub(crate) named: &'a [AtomicU64],
 }
 
 /// What the children of one spawn tell the host, in memory that all of them see.

@@ -39,7 +39,7 @@ impl State<'_> {
 
     /// Remembers what a rule is about: a command that enters later has the same rule, whatever the name leads to by then.
     fn note_named(&self, Stat { device, inode, .. }: Stat) {
-        let free = self.context.named.iter().find(|[_, known]| known.load(Relaxed) == 0);
+        let free = self.context.named.chunks_exact(2).find(|known| known.iter().all(|word| word.load(Relaxed) == 0));
         if let Some([known_device, known_inode]) = free {
             known_device.store(device, Relaxed);
             known_inode.store(inode, Relaxed);

@@ -22,10 +22,10 @@ use crate::enter::Inside;
 use crate::error::{Error, Layer, Result};
 use crate::plan::{self, Given, Lack, Launch, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports};
-use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
+use crate::sys::{self, Arena, Ended, Errno, Sharing, SignalSet, Told, Words};
 
-pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use diagnosis::exec_hint;
+pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use process::{Cell, Entered, Process, Watched};
 pub(crate) use trial::attempt;
 
@@ -34,7 +34,9 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let mut wiring = Wiring::open(&plan.steps, &plan.given)?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
-    let (own, writable, named) = (own_devices(plan), writable_mounts(plan), named_files(plan));
+    let own = own_devices(plan);
+    let words = words(plan, arena.sharing())?;
+    let (writable, named) = words.split_at(writable_mounts(plan));
     let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
     let handover = plan.steps.iter().any(keeps_changes).then(lifeline).transpose()?;
     let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;
@@ -47,8 +49,8 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         given: &wiring.numbers(),
         own: &own,
         handover: handover.as_ref().map_or(-1, |(inner, _)| number(inner)),
-        writable: &writable,
-        named: &named,
+        writable,
+        named,
     };
     let children = children(plan, &context, &arena);
     let (cell, program) = match &plan.cell {
@@ -63,7 +65,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let host_peak = sys::own_peak_memory();
     let keeps = plan.keeps.clone();
     let streams = wiring.streams();
-    let inside = cell.as_ref().map(|cell| Inside::new(plan, cell, &program, (&writable, &named)).into());
+    let inside = cell.as_ref().map(|cell| Inside::new(plan, cell, &program, (writable, named)).into());
     let mut child = Child::new(Parts { program, cell, streams, started, host_peak, report: holds, keeps, inside });
     if let Some((inner, outer)) = handover {
         // Else a child that has sent nothing would be waited for.
@@ -88,15 +90,16 @@ fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// A place for every mount that the program may write to.
-fn writable_mounts(plan: &Plan) -> Vec<AtomicU64> {
-    plan.steps.iter().filter(|step| step.mounts_writable()).map(|_| AtomicU64::new(0)).collect()
+/// How many mounts the program may write to.
+fn writable_mounts(plan: &Plan) -> usize {
+    plan.steps.iter().filter(|step| step.mounts_writable()).count()
 }
 
-/// A place for every file that Landlock's rules name for the caller.
-fn named_files(plan: &Plan) -> Vec<[AtomicU64; 2]> {
+/// A word for every such mount, then two for every file that Landlock's rules name for the caller.
+fn words(plan: &Plan, sharing: Sharing) -> Result<Words> {
     let names = |step: &&Step| matches!(step, Step::LandlockPath { mount: None, .. });
-    plan.steps.iter().filter(names).map(|_| Default::default()).collect()
+    let count = writable_mounts(plan) + 2 * plan.steps.iter().filter(names).count();
+    Words::new(count, sharing).map_err(|Errno(errno)| Error::os(Layer::Process, "mmap", errno))
 }
 
 fn children<'a>(plan: &'a Plan, context: &'a Context<'a>, arena: &'a Arena<Reports>) -> Children<'a> {

@@ -1,6 +1,6 @@
 //! A short-lived process that takes a few steps, to see whether this host lets it.
 
-use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices, writable_mounts};
+use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices, words};
 use crate::error::Result;
 use crate::plan::{Launch, Plan, Step};
 use crate::postfork::Context;
@@ -12,7 +12,9 @@ use crate::sys::Errno;
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let program = Launch { clone: 0, body: 1..steps.len() };
     let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), ids: None, keeps: None };
-    let (own, writable) = (own_devices(&plan), writable_mounts(&plan));
+    let own = own_devices(&plan);
+    let arena = arena::take(&plan)?;
+    let words = words(&plan, arena.sharing())?;
     let context = Context {
         lifeline: -1,
         lifeline_host: -1,
@@ -20,11 +22,10 @@ pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
         holder: -1,
         given: &[],
         own: &own,
-        writable: &writable,
+        writable: &words,
         named: &[],
         handover: -1,
     };
-    let arena = arena::take(&plan)?;
     let report = &arena.program;
     let blocked = BlockedSignals::new()?;
     let cloned = children(&plan, &context, &arena).clone_single(&plan.program, report);
