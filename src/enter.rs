@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::agent::{Agent, Calls, Executed, Order, PARKED, SOCKET, sent};
+use crate::agent::{Agent, Executed, Order, PARKED, SOCKET, sent};
 use crate::child::{Child, Parts};
 use crate::command::Command;
 use crate::compile::own_namespaces;
@@ -31,15 +31,12 @@ use crate::pool::{defaults, environment};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
 use crate::spawn::{Cell, Entered, Process, Watched, Wiring};
-use crate::sys::{AgentData, Errno};
+use crate::sys::Errno;
 use outside::Outside;
 use wear::{Executable, Script};
 
 /// How long a process inside may take for what takes microseconds: others there may have its signals and its processor.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What the last message to the agent has besides the filter, arguments and environment: some calls for each descriptor.
-const MARGIN: usize = 16 << 10;
 
 /// What a command needs to enter a sandbox.
 #[derive(Debug)]
@@ -207,9 +204,6 @@ fn enter(
     let env = environment(command, home.as_deref());
     Program { program: &command.program, args: &command.args, env }.lower(&mut steps)?;
     let filters = inside.filters(policy)?;
-    if !fits(&steps, &filters) {
-        return Err(too_long());
-    }
     let wiring = Wiring::open(&steps, &given)?;
     let entering = Entering { inside, policy, started, report: report.clone(), steps, directory, filters };
     entering.run(wiring)
@@ -274,6 +268,10 @@ impl Entering<'_> {
 
     /// The limits after the descriptors, which a low one must not be in the way of; then the filter, and the program.
     fn last_calls<'a>(&'a self, order: &mut Order<'_>, executable: &Executable) -> Result<Script<'a>> {
+        let Some(step @ Step::Exec { argv, envp, .. }) = self.steps.last() else {
+            return Err(Error::os(Layer::Exec, "execve", libc::EINVAL));
+        };
+        let [argv, envp] = order.map_strings(argv, envp)?;
         order.put_in_place();
         let mut script = Script::after(std::mem::take(&mut order.calls));
         for step in self.inside.steps.iter().filter(|step| matches!(step, Step::Limit { .. })) {
@@ -282,29 +280,11 @@ impl Entering<'_> {
         for step in &self.filters {
             script.add(step, |calls| calls.add_filter(step));
         }
-        if let Some(step @ Step::Exec { argv, envp, .. }) = self.steps.last() {
-            let path = std::slice::from_ref(&executable.path);
-            script.add(step, |calls| calls.execute_one(path, argv, envp));
-        }
+        script.add(step, |calls| {
+            let path = calls.data(executable.path.as_bytes_with_nul());
+            calls.call(libc::SYS_execve, [path, argv, envp]);
+        });
         order.calls = script.take_calls();
-        match order.calls.fits() {
-            true => Ok(script),
-            false => Err(too_long()),
-        }
+        Ok(script)
     }
-}
-
-/// Whether the last message to the agent is one that can be sent, before there is an agent.
-fn fits(steps: &[Step], filters: &[Step]) -> bool {
-    let mut calls = Calls::default();
-    filters.iter().for_each(|filter| calls.add_filter(filter));
-    if let Some(Step::Exec { candidates, argv, envp, .. }) = steps.last() {
-        calls.execute_one(candidates, argv, envp);
-    }
-    calls.size() + MARGIN <= AgentData::MESSAGE_MAX
-}
-
-fn too_long() -> Error {
-    let cause = "arguments and environment take too much: a command in a sandbox in use may have some 100 KiB";
-    Error::invalid(Layer::Exec, "execve", cause).with_errno(libc::E2BIG)
 }

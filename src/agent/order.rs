@@ -1,6 +1,6 @@
 //! The last calls of an agent: those that make it the program.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
@@ -26,6 +26,7 @@ pub(crate) struct Order<'a> {
     pub(crate) calls: Calls,
     sent: Vec<(BorrowedFd<'a>, RawFd)>,
     witness: Option<File>,
+    strings: Option<File>,
 }
 
 /// What has become of an order.
@@ -41,12 +42,28 @@ impl<'a> Order<'a> {
     /// An order that may be answered by the socket, unless there are filters to come: behind one of the caller's the agent may
     /// not be allowed to send.
     pub(crate) fn new(sent: Vec<(BorrowedFd<'a>, RawFd)>, filters: &[Step]) -> Result<Self> {
-        let mut order = Self { calls: Calls::default(), sent, witness: None };
+        let mut order = Self { calls: Calls::default(), sent, witness: None, strings: None };
         if !filters.is_empty() {
             order.witness = Some(witness()?);
             map_witness(order.next(), &mut order.calls);
         }
         Ok(order)
+    }
+
+    /// Has the agent map arguments and environment, which are too long for a message; returns where their pointers are. Before
+    /// anything is put in place.
+    pub(crate) fn map_strings(&mut self, argv: &CStringArray, envp: &CStringArray) -> Result<[Arg; 2]> {
+        let failed = |errno: i32| Error::os(Layer::Exec, "memfd", errno);
+        let (memory, envp_at) = strings(argv, envp);
+        let file = memory_file(failed)?;
+        file.write_all_at(&memory, 0).map_err(|error| failed(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let number = self.next() + i32::from(self.witness.is_some());
+        let [access, flags] = [libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_FIXED].map(Arg::from);
+        let args = [STRINGS.into(), Arg::from(memory.len() as u64), access, flags, number.into(), 0.into()];
+        self.calls.whole(libc::SYS_mmap, args, STRINGS as usize);
+        self.calls.call(libc::SYS_close, [number.into()]);
+        self.strings = Some(file);
+        Ok([STRINGS, envp_at].map(Arg::from))
     }
 
     /// The number of what is opened next.
@@ -93,8 +110,8 @@ impl Agent {
         if above > PARKED {
             self.move_socket(above)?.map_err(failed)?;
         }
-        let witness = order.witness.iter().map(AsFd::as_fd);
-        let sources: Vec<BorrowedFd<'_>> = order.sent.iter().map(|(source, _)| *source).chain(witness).collect();
+        let files = order.witness.iter().chain(&order.strings).map(AsFd::as_fd);
+        let sources: Vec<BorrowedFd<'_>> = order.sent.iter().map(|(source, _)| *source).chain(files).collect();
         let answer = self.execute(&order.calls, &sources)?;
         let told = order.witness.as_ref().and_then(|page| told(page, order.calls.len()));
         Ok(match (answer, told) {
@@ -107,10 +124,36 @@ impl Agent {
 /// A page that the agent leaves its answer in.
 fn witness() -> Result<File> {
     let failed = |errno: i32| Error::os(Layer::Seccomp, "memfd", errno);
-    let page = memfd_create(c"belljar", MFdFlags::MFD_CLOEXEC).map_err(|errno| failed(errno as i32))?;
-    let page = File::from(above_streams(page)?);
+    let page = memory_file(failed)?;
     page.set_len(AgentData::MESSAGE).map_err(|error| failed(error.raw_os_error().unwrap_or(libc::EIO)))?;
     Ok(page)
+}
+
+fn memory_file(failed: impl Fn(i32) -> Error) -> Result<File> {
+    let file = memfd_create(c"belljar", MFdFlags::MFD_CLOEXEC).map_err(|errno| failed(errno as i32))?;
+    Ok(above_streams(file)?.into())
+}
+
+/// Where an agent maps arguments and environment: above all of its own memory.
+const STRINGS: u64 = 0x2000_0000;
+
+/// The memory at [`STRINGS`]: the pointers of arguments and environment, each list with a null pointer at its end, then what they
+/// point to. And where the second list starts.
+fn strings(argv: &CStringArray, envp: &CStringArray) -> (Vec<u8>, u64) {
+    let size = |list: &CStringArray| 8 * (list.iter().count() as u64 + 1);
+    let envp_at = STRINGS + size(argv);
+    let mut next = envp_at + size(envp);
+    let (mut pointers, mut bytes) = (Vec::new(), Vec::new());
+    for list in [argv, envp] {
+        for string in list.iter().map(CStr::to_bytes_with_nul) {
+            pointers.extend_from_slice(&next.to_le_bytes());
+            bytes.extend_from_slice(string);
+            next += string.len() as u64;
+        }
+        pointers.extend_from_slice(&0_u64.to_le_bytes());
+    }
+    pointers.append(&mut bytes);
+    (pointers, envp_at)
 }
 
 /// In the place of the agent's own page: the next message is its last, so that it needs the rest of that no more.
@@ -135,8 +178,8 @@ fn told(page: &File, calls: usize) -> Option<Answer> {
 fn clear_of(sent: &[(BorrowedFd<'_>, RawFd)]) -> (RawFd, RawFd) {
     let highest = sent.iter().map(|(_, to)| *to).max().unwrap_or(0);
     let count = sent.len() as RawFd;
-    // One more arrives, or is opened.
-    let clear = (FIRST + count).max(highest) + 1;
+    // Two more arrive, or are opened.
+    let clear = (FIRST + count + 1).max(highest) + 1;
     (clear, clear + count)
 }
 

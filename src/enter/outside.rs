@@ -105,12 +105,10 @@ impl Outside {
 
     /// What the names in rules for Landlock lead to now, in their order; the root for those that lead nowhere.
     pub(super) fn open_places(&mut self, steps: &[Step]) -> Result<Vec<OwnedFd>> {
-        let place = |step| match step {
-            &Step::LandlockPath { ref path, .. } => {
-                Some(Place { path, flags: libc::O_PATH, resolve: libc::RESOLVE_NO_MAGICLINKS })
-            }
-            _ => None,
-        };
+        fn place(step: &Step) -> Option<Place<'_>> {
+            let Step::LandlockPath { path, .. } = step else { return None };
+            Some(Place { path, flags: libc::O_PATH, resolve: libc::RESOLVE_NO_MAGICLINKS })
+        }
         let places: Vec<_> = steps.iter().filter_map(place).collect();
         let mut files = Vec::with_capacity(places.len());
         for places in places.chunks(AT_ONCE) {
