@@ -64,7 +64,10 @@ impl Outside {
         let first = calls.len();
         calls.call(libc::SYS_setns, [FIRST.into(), (own - Namespaces::TIME).bits().into()]);
         // Init is in the host's: the program is the first that is not.
-        let program = inside.program.upgrade().filter(|_| own.contains(Namespaces::TIME));
+        let program = match own.contains(Namespaces::TIME) {
+            true => Some(inside.program.upgrade().ok_or_else(over)?),
+            false => None,
+        };
         if let Some(program) = &program {
             joined.push(program.as_fd());
             calls.call(libc::SYS_setns, [(FIRST + 1).into(), Namespaces::TIME.bits().into()]);

@@ -210,8 +210,8 @@ fn none(step: &Step, Errno(errno): Errno) -> Error {
 fn access(agent: &mut Agent, path: &CString) -> Result<std::result::Result<(), Errno>> {
     let mut calls = Calls::default();
     let path = calls.data(path.as_bytes_with_nul());
-    let args = [libc::AT_FDCWD.into(), path, libc::X_OK.into(), libc::AT_EACCESS.into()];
-    calls.call(libc::SYS_faccessat2, args);
+    // By its real ids, which are the effective ones.
+    calls.call(libc::SYS_faccessat, [libc::AT_FDCWD.into(), path, libc::X_OK.into()]);
     Ok(agent.run(&calls, &[])?.map_err(|(_, errno)| errno))
 }
 
