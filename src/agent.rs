@@ -7,11 +7,15 @@
 
 #![cfg_attr(not(feature = "image"), allow(dead_code, reason = "the store of images uses more of it"))]
 
+mod fork;
+mod order;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, setsockopt, socketpair, sockopt,
 };
@@ -22,7 +26,8 @@ use crate::error::{Error, Layer, Result};
 use crate::pool::Shared;
 use crate::sandbox::Sandbox;
 use crate::spawn::above_streams;
-use crate::sys::{AgentData, Errno, agent_image, receive_fd};
+use crate::sys::{AgentData, Errno, agent_image, pidfd_send_signal, receive_fd};
+pub(crate) use order::{Executed, Order, PARKED, sent};
 
 /// Where the agent has its socket at the start.
 pub(crate) const SOCKET: RawFd = 3;
@@ -71,6 +76,9 @@ struct Call {
 
 /// The length of a `struct cmsghdr` with one descriptor.
 const CMSG_LENGTH: i32 = 20;
+
+/// After how long without an answer an agent may have been stopped, in milliseconds.
+const STOPPED: u8 = 50;
 
 /// The size of a call in a message, and that of an answer.
 const CALL: usize = 64;
@@ -188,6 +196,8 @@ pub(crate) struct Agent {
     next: RawFd,
     /// How many calls the messages have that are not answered.
     sent: VecDeque<usize>,
+    /// How long an answer may take, if there is somebody inside who can stop the agent.
+    patience: Option<Duration>,
 }
 
 impl Agent {
@@ -209,7 +219,18 @@ impl Agent {
         let child = command.fd(SOCKET, inner).spawn()?;
         // The other end is in the command: a dead agent shows as the end of the stream only if nobody else has it.
         drop(command);
-        Ok(Agent { socket, child, next: SOCKET, sent: VecDeque::new() })
+        Ok(Self::new(child, socket, SOCKET))
+    }
+
+    /// An agent that is there, with its socket at `next`.
+    pub(crate) fn new(child: Child, socket: OwnedFd, next: RawFd) -> Agent {
+        Agent { socket, child, next, sent: VecDeque::new(), patience: None }
+    }
+
+    /// Gives the agent up after this long without an answer; until then, it is woken if somebody has stopped it.
+    pub(crate) fn with_patience(mut self, patience: Duration) -> Agent {
+        self.patience = Some(patience);
+        self
     }
 
     /// Sends calls, with descriptors that get the agent's lowest free numbers. Each message is answered, in order.
@@ -243,15 +264,7 @@ impl Agent {
             Ok(_) | Err(nix::Error::ECONNRESET) => return Err(self.died()),
             Err(errno) => return Err(failed("answer", errno as i32)),
         }
-        let word =
-            |range| u64::from_le_bytes(words.get(range).and_then(|b: &[u8]| b.try_into().ok()).unwrap_or_default());
-        let index = word(0..8).saturating_sub(AgentData::AT + AgentData::MESSAGE + 8) as usize / CALL;
-        let stopped = self.sent.pop_front().is_none_or(|calls| index < calls);
-        Ok(match word(8..16) as i64 {
-            errno @ -4095..=-1 => Err((index, Errno(-errno as i32))),
-            _ if stopped => Err((index, Errno(libc::ENOSPC))),
-            _ => Ok(()),
-        })
+        Ok(decode(&words, self.sent.pop_front().unwrap_or(usize::MAX)))
     }
 
     /// Sends calls, and waits for what becomes of them.
@@ -313,13 +326,15 @@ impl Agent {
         self.run(&calls, &[])
     }
 
-    /// Sends calls, the last of which executes a program. True if there is no agent any more, which it takes an exec or a
-    /// signal for, as long as the agent can answer.
-    pub(crate) fn execute(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>]) -> Result<bool> {
+    /// Sends calls, the last of which executes a program. No answer if there is no agent any more, which it takes an exec or
+    /// a signal for, as long as the agent can answer.
+    fn execute(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>]) -> Result<Option<Answer>> {
         self.send(calls, fds)?;
         // The socket ends with the exec. An agent that was killed before it had read this shows as ECONNRESET.
-        match self.receive(&mut [0; ANSWER], MsgFlags::empty()) {
-            Ok(received) => Ok(received == 0),
+        let mut words = [0; ANSWER];
+        match self.receive(&mut words, MsgFlags::empty()) {
+            Ok(0) => Ok(None),
+            Ok(_) => Ok(Some(decode(&words, calls.len()))),
             Err(errno) => Err(failed("answer", errno as i32)),
         }
     }
@@ -332,12 +347,35 @@ impl Agent {
     }
 
     fn receive(&self, words: &mut [u8; ANSWER], flags: MsgFlags) -> nix::Result<usize> {
+        if let Some(patience) = self.patience {
+            self.wait_readable(patience)?;
+        }
         loop {
             match recv(self.socket.as_raw_fd(), words, flags) {
                 Err(nix::Error::EINTR) => {}
                 received => return received,
             }
         }
+    }
+
+    /// Waits until there is something to receive.
+    fn wait_readable(&self, patience: Duration) -> nix::Result<()> {
+        let start = Instant::now();
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        while start.elapsed() < patience {
+            match poll(&mut fds, PollTimeout::from(STOPPED)) {
+                Ok(0) => drop(pidfd_send_signal(self.child.as_fd(), libc::SIGCONT)),
+                Ok(_) => return Ok(()),
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(nix::Error::ETIMEDOUT)
+    }
+
+    /// The program that the agent has become.
+    pub(crate) fn into_program(self) -> Child {
+        self.child
     }
 
     /// The agent's process.
@@ -348,7 +386,7 @@ impl Agent {
 
     fn died(&mut self) -> Error {
         // Its end of the socket is closed a moment before it can be waited for.
-        let ended = self.child.wait_timeout(std::time::Duration::from_secs(1)).ok().flatten();
+        let ended = self.child.wait_timeout(Duration::from_secs(1)).ok().flatten();
         let how = ended.map_or_else(String::new, |outcome| format!(": {}", outcome.status()));
         Error::new(Layer::Process, crate::ErrorKind::Os, "agent", format!("it has ended{how}"))
     }
@@ -361,13 +399,25 @@ impl AsFd for Agent {
     }
 }
 
-fn image() -> Arc<[u8]> {
+/// What an agent says of `calls` calls: where it has stopped, and with what result.
+fn decode(words: &[u8; ANSWER], calls: usize) -> Answer {
+    let word = |range| u64::from_le_bytes(words.get(range).and_then(|b: &[u8]| b.try_into().ok()).unwrap_or_default());
+    let index = word(0..8).saturating_sub(AgentData::AT + AgentData::MESSAGE + 8) as usize / CALL;
+    match word(8..16) as i64 {
+        errno @ -4095..=-1 => Err((index, Errno(-errno as i32))),
+        _ if index < calls => Err((index, Errno(libc::ENOSPC))),
+        _ => Ok(()),
+    }
+}
+
+/// The file that an agent is executed from.
+pub(crate) fn image() -> Arc<[u8]> {
     static IMAGE: std::sync::OnceLock<Arc<[u8]>> = std::sync::OnceLock::new();
     IMAGE.get_or_init(|| agent_image().into()).clone()
 }
 
 /// A pair of sockets that keep messages apart: the agent's end, and the host's.
-fn sockets() -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn sockets() -> Result<(OwnedFd, OwnedFd)> {
     let pair = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC);
     let (inner, outer) = pair.map_err(|errno| failed("socketpair", errno as i32))?;
     // As a stream of a host that has closed it, the next program would inherit it.

@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::changes::Written;
+use crate::enter::Inside;
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Cause, Outcome, Usage};
 use crate::pool;
 use crate::report::Report;
+use crate::sandbox::Sandbox;
 use crate::spawn::{Cell, Process};
 use crate::sys::Errno;
 
@@ -67,6 +69,9 @@ pub struct Child {
     pool: Option<Arc<pool::Shared>>,
     /// What has to stay as long as the program.
     keeps: Option<Arc<dyn Any + Send + Sync>>,
+    /// What other commands in the sandbox start from; none without init.
+    pub(crate) inside: Option<Arc<Inside>>,
+    pub(crate) policy: Option<Arc<Sandbox>>,
 }
 
 /// What is known of a program when it is reaped.
@@ -86,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) host_peak: u64,
     pub(crate) report: Report,
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) inside: Option<Arc<Inside>>,
 }
 
 impl Child {
@@ -108,6 +114,8 @@ impl Child {
             written: None,
             pool: None,
             keeps: parts.keeps,
+            inside: parts.inside,
+            policy: None,
         }
     }
 
@@ -135,7 +143,7 @@ impl Child {
 
     /// The program's process id, as the host sees it. To signal it, use the pidfd: an id may be used again.
     pub fn id(&self) -> u32 {
-        self.program.pid.unsigned_abs()
+        self.program.pid().unsigned_abs()
     }
 
     /// Tells which layers are in force, and where one is not whole, why.

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use crate::child::{Child, Output};
 use crate::compile::compile;
-use crate::error::Result;
+use crate::enter;
+use crate::error::{Error, Layer, Result};
 use crate::layer::exec::DEFAULT_ENV;
 use crate::layer::fds::{Passed, Stdio};
 use crate::layer::terminal::PtySize;
@@ -52,6 +53,8 @@ pub struct Command {
     pub(crate) template: Option<Arc<Template>>,
     /// Where a sandbox may be ready for it.
     pool: Option<Arc<pool::Shared>>,
+    /// The sandbox in use that it is for.
+    entry: Option<Arc<enter::Entry>>,
 }
 
 impl Command {
@@ -82,11 +85,16 @@ impl Command {
             filters_itself: false,
             template: None,
             pool: None,
+            entry: None,
         }
     }
 
     pub(crate) fn pooled(self, pool: Arc<pool::Shared>) -> Self {
         Self { pool: Some(pool), ..self }
+    }
+
+    pub(crate) fn entering(sandbox: Arc<Sandbox>, program: &OsStr, entry: Arc<enter::Entry>) -> Self {
+        Self { entry: Some(entry), ..Self::new(sandbox, program) }
     }
 
     /// Adds an argument: at most 131,071 bytes, none of them 0.
@@ -276,8 +284,17 @@ impl Command {
                 return Ok(child);
             }
         }
+        if let Some(entry) = &self.entry {
+            if self.pty.is_some() {
+                let cause = "a command in a sandbox that is in use can't have a terminal of its own";
+                return Err(Error::invalid(Layer::Process, "pty", cause));
+            }
+            return enter::start(entry, self, streams, started);
+        }
         let (plan, report) = compile(self, streams)?;
-        spawn(&plan, report, started)
+        let mut child = spawn(&plan, report, started)?;
+        child.policy = Some(self.sandbox.clone());
+        Ok(child)
     }
 
     fn streams<'a>(&'a self, input: &'a Stdio, output: &'a Stdio) -> [&'a Stdio; 3] {

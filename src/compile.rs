@@ -73,11 +73,7 @@ impl<'a> Resolved<'a> {
     fn new(sandbox: &'a Sandbox) -> Result<Self> {
         limits::check(&sandbox.limits)?;
         let caller = Caller::current();
-        let own = match (sandbox.namespaces, sandbox.network) {
-            (Some(own), _) => own,
-            (None, Some(Network::Host)) => Namespaces::default() - Namespaces::NET,
-            (None, _) => Namespaces::default(),
-        };
+        let own = own_namespaces(sandbox);
         namespaces::check(own, caller.privileged())?;
         let network = sandbox.network.unwrap_or(match own.contains(Namespaces::NET) {
             true => Network::None,
@@ -444,6 +440,15 @@ impl<'a> Resolved<'a> {
         let changes = self.ids.changes || self.ids.caller_unmapped;
         let memory = if changes { Memory::Copied } else { Memory::Shared };
         Step::Clone { process, namespaces: namespaces.bits().into(), memory }
+    }
+}
+
+/// The namespaces that a sandbox has of its own.
+pub(crate) fn own_namespaces(sandbox: &Sandbox) -> Namespaces {
+    match (sandbox.namespaces, sandbox.network) {
+        (Some(own), _) => own,
+        (None, Some(Network::Host)) => Namespaces::default() - Namespaces::NET,
+        (None, _) => Namespaces::default(),
     }
 }
 

@@ -57,6 +57,8 @@
 //! A [`Child`] is signalled ([`signal`](Child::signal), [`signal_all`](Child::signal_all)), paused, and asked to end
 //! ([`terminate`](Child::terminate)); [`Command::pty`] gives it a terminal. What is captured is bounded.
 //!
+//! [`Child::command`] runs another command in a sandbox that is in use, beside its program.
+//!
 //! [`Command::plan`] prints every step that a start takes, and takes none; [`host::probe`] tells what a host can do.
 //!
 //! # What holds
@@ -148,6 +150,17 @@
 //!                          ◀──end of the socket, or (call, errno)──
 //! ```
 //!
+//! - Where a program runs already, nobody enters who shares the host's memory: an agent does. It joins the namespaces of init
+//!   by its pidfd, still outside of the PID namespace, where nobody inside can name it; takes ids, capabilities and rules
+//!   upon itself; and clones a copy of itself as the host's child, which is born inside, not dumpable, with a socket alone. That
+//!   one gets the descriptors, finds the program with no more rights than any other there, and executes. A start prepares
+//!   nothing for that.
+//!
+//! ```text
+//! child.command(..).spawn() ──▶ agent: setns(init), ids, capabilities, Landlock ──clone(PARENT)──▶ copy: chdir, dup3, rlimits,
+//!                                                                                                        seccomp, execve
+//! ```
+//!
 //! - Mounts are made with the new mount API, by descriptor; every path inside is resolved by openat2(2) with
 //!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`; and files are only made on file systems that the sandbox itself has made.
 //! - Directories are stacked by overlayfs, with mount(2), whose one page of options has room for the descriptors of hundreds. What the program writes goes to an upper directory that has nothing else: the
@@ -161,6 +174,7 @@
 //! | `image` | at the caller's, and before clone | reading images, what they say about how they are run, and the store |
 //! | `agent` | at the caller's | a process inside that makes the system calls it is told: what unpacks images, and waits in pools |
 //! | `compile` | before clone | the order of the layers, each with its reason |
+//! | `enter` | at any time | another command in a sandbox that is in use |
 //! | `distroless` | before clone | what one program needs of a root, with the feature `image` |
 //! | `plan` | before clone | the steps and their words |
 //! | `postfork` | between clone and exec | taking the steps |
@@ -184,6 +198,7 @@ mod command;
 mod compile;
 #[cfg(feature = "image")]
 mod distroless;
+mod enter;
 mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -16,7 +16,7 @@ use crate::command::Command;
 use crate::error::Result;
 use crate::prepared::Prepared;
 pub(crate) use shared::Shared;
-pub(crate) use start::start;
+pub(crate) use start::{defaults, environment, start};
 
 /// Sandboxes of one policy that wait for a program each.
 ///

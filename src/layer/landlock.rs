@@ -262,14 +262,19 @@ impl Landlock {
                 file: access & handled.fs & fs::FILE,
             }));
         }
-        if handled.fs != 0 && self.base == Base::Derived && !setting.passed.is_empty() {
-            let [read, write] = [fs::READ_FILE | fs::IOCTL_DEV, fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV];
-            let [read, write] = [read & handled.fs, write & handled.fs];
+        if let Some([read, write]) = self.passed(&handled).filter(|_| !setting.passed.is_empty()) {
             rules.push(Step::LandlockPassed { fds: setting.passed.clone(), read, write });
         }
         rules.extend(self.ports.iter().map(|(port, access)| Step::LandlockPort { port: *port, access: *access }));
         let flags = if self.audit { LOG_NEW_EXEC } else { 0 };
         Ok(Lowered { rules, restrict: Some(Step::LandlockRestrict { flags }), lacking: lacking(version, handled) })
+    }
+
+    /// What is allowed to a file that is passed for reading, and to one for writing, if that follows from the descriptor.
+    pub(crate) fn passed(&self, handled: &LandlockHandled) -> Option<[u64; 2]> {
+        let [read, write] = [fs::READ_FILE | fs::IOCTL_DEV, fs::WRITE_FILE | fs::TRUNCATE | fs::IOCTL_DEV];
+        let derived = handled.fs != 0 && self.base == Base::Derived;
+        derived.then_some([read & handled.fs, write & handled.fs])
     }
 
     /// What is asked for by name is enforced, or nothing starts.

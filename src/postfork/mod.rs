@@ -38,8 +38,10 @@ pub(crate) struct Context<'a> {
     pub(crate) own: &'a [AtomicU64],
     /// Where the host gets the directory of what the program writes, and then the master of its terminal.
     pub(crate) handover: RawFd,
-    /// The mounts that the program may write to, in their order.
-    pub(crate) writable: &'a [Writable],
+    /// The mounts that the program may write to, in their order: [`Writable::WORDS`] for each.
+    pub(crate) writable: &'a [AtomicU64],
+    /// The files that Landlock's rules name for the caller, in their order: device and inode of each; zeroes for none yet.
+    pub(crate) named: &'a [AtomicU64],
     /// What the template has: its user and mount namespaces, what it keeps, and a network namespace for this start.
     pub(crate) template: [RawFd; 4],
     /// The host's /proc, if it is not to be found by its name.
@@ -59,6 +61,7 @@ impl Default for Context<'_> {
             own: &[],
             handover: -1,
             writable: &[],
+            named: &[],
             template: [-1; 4],
             proc: -1,
             resolve: libc::RESOLVE_NO_MAGICLINKS,
@@ -78,38 +81,49 @@ impl Context<'_> {
 }
 
 /// A mount that the program may write to: which one it is when its name may lead elsewhere.
-#[derive(Debug, Default)]
-pub(crate) struct Writable {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Writable<'a> {
     /// Its id plus 1; 0 if it is not made yet, and all ones if it is the template's: its copies have ids of their own.
-    id: AtomicU64,
+    id: &'a AtomicU64,
     /// The device and inode of what is mounted.
-    file: [AtomicU64; 2],
+    file: [&'a AtomicU64; 2],
 }
 
-impl Writable {
-    /// One of the template's.
-    pub(crate) fn shared((device, inode): (u64, u64)) -> Self {
-        Self { id: AtomicU64::new(u64::MAX), file: [AtomicU64::new(device), AtomicU64::new(inode)] }
+impl<'a> Writable<'a> {
+    /// How many words one takes.
+    pub(crate) const WORDS: usize = 3;
+
+    /// All that the words tell of.
+    pub(crate) fn all(words: &'a [AtomicU64]) -> impl Iterator<Item = Self> {
+        words.chunks_exact(Self::WORDS).filter_map(|words| match words {
+            [id, device, inode] => Some(Self { id, file: [device, inode] }),
+            _ => None,
+        })
+    }
+
+    /// Says that it is one of the template's.
+    pub(crate) fn share(self, file: (u64, u64)) {
+        self.set(u64::MAX, file);
     }
 
     /// What is mounted, if it is.
-    pub(crate) fn file(&self) -> Option<(u64, u64)> {
-        let [device, inode] = &self.file;
-        (self.id.load(Relaxed) != 0).then(|| (device.load(Relaxed), inode.load(Relaxed)))
+    pub(crate) fn file(self) -> Option<(u64, u64)> {
+        let [device, inode] = self.file;
+        (!self.is_free()).then(|| (device.load(Relaxed), inode.load(Relaxed)))
     }
 
-    fn is_free(&self) -> bool {
+    fn is_free(self) -> bool {
         self.id.load(Relaxed) == 0
     }
 
-    fn set(&self, root: MountRoot) {
-        let [device, inode] = &self.file;
-        device.store(root.file.0, Relaxed);
-        inode.store(root.file.1, Relaxed);
-        self.id.store(root.id + 1, Relaxed);
+    fn set(self, id: u64, (device, inode): (u64, u64)) {
+        for (word, value) in self.file.into_iter().zip([device, inode]) {
+            word.store(value, Relaxed);
+        }
+        self.id.store(id, Relaxed);
     }
 
-    fn is(&self, root: MountRoot) -> bool {
+    pub(crate) fn is(self, root: MountRoot) -> bool {
         match self.id.load(Relaxed) {
             u64::MAX => self.file() == Some(root.file),
             id => root.id + 1 == id,

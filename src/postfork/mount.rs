@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Done, State, on};
+use super::{Done, State, Writable, on};
 use crate::plan::{Fault, HostPath, Inside, InsideKind, Lack, Operand, attr};
 use crate::sys::{self, CStringArray, Errno, Fd, Reach};
 
@@ -345,8 +345,8 @@ impl State<'_> {
     /// Remembers a mount, for Landlock's rules: later, its name may lead elsewhere.
     pub(super) fn add_writable(&self, mount: BorrowedFd<'_>) -> Done {
         let root = sys::root_of_mount(mount)?.ok_or(Errno(libc::ENOTSUP))?;
-        let free = self.context.writable.iter().find(|known| known.is_free());
-        free.ok_or(Errno(libc::ENOSPC))?.set(root);
+        let free = Writable::all(self.context.writable).find(|known| known.is_free());
+        free.ok_or(Errno(libc::ENOSPC))?.set(root.id + 1, root.file);
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! The steps that make a process the program.
 
 use core::ffi::CStr;
+use core::sync::atomic::Ordering::Relaxed;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Done, HEAD, State};
+use super::{Done, HEAD, State, Writable};
 use crate::plan::{Fault, interpreter};
-use crate::sys::{self, CStringArray, Errno, Fd, LandlockHandled};
+use crate::sys::{self, CStringArray, Errno, Fd, LandlockHandled, Stat};
 
 impl State<'_> {
     pub(super) fn install(&self, given: usize, fd: i32) -> Done {
@@ -23,14 +24,27 @@ impl State<'_> {
         let place = sys::openat2(sys::CWD, path, libc::O_PATH, 0, libc::RESOLVE_NO_MAGICLINKS)?;
         if let Some(mount) = mount {
             // Somebody outside may have renamed a directory on the way since it was mounted.
-            let made = self.context.writable.get(mount);
+            let made = Writable::all(self.context.writable).nth(mount);
             let root = sys::root_of_mount(place.as_fd())?;
             if !root.zip(made).is_some_and(|(root, made)| made.is(root)) {
                 return Err(Errno(libc::ESTALE).into());
             }
         }
-        let access = if sys::fstat(place.as_fd())?.is_dir() { access } else { file };
+        let stat = sys::fstat(place.as_fd())?;
+        if mount.is_none() {
+            self.note_named(stat);
+        }
+        let access = if stat.is_dir() { access } else { file };
         Ok(sys::landlock_allow_path(self.ruleset()?, place.as_fd(), access)?)
+    }
+
+    /// Remembers what a rule is about: a command that enters later has the same rule, whatever the name leads to by then.
+    fn note_named(&self, Stat { device, inode, .. }: Stat) {
+        let free = self.context.named.chunks_exact(2).find(|known| known.iter().all(|word| word.load(Relaxed) == 0));
+        if let Some([known_device, known_inode]) = free {
+            known_device.store(device, Relaxed);
+            known_inode.store(inode, Relaxed);
+        }
     }
 
     pub(super) fn landlock_passed(&self, fds: &[i32], read: u64, write: u64) -> Done {

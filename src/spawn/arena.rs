@@ -15,8 +15,7 @@ thread_local! {
 
 /// Stacks and reports for the children of one start. Children in copied memory can only be heard through shared memory.
 pub(super) fn take(plan: &Plan) -> Result<Arena<Reports>> {
-    let copied = |step: &Step| matches!(step, Step::Clone { memory, .. } if *memory != Memory::Shared);
-    if plan.steps.iter().any(copied) {
+    if sharing(plan) == Sharing::Shared {
         return new(Sharing::Shared);
     }
     // No spare either in a thread that is about to end.
@@ -27,6 +26,12 @@ pub(super) fn take(plan: &Plan) -> Result<Arena<Reports>> {
         }
         None => new(Sharing::Private),
     }
+}
+
+/// How the children of a start are heard.
+pub(super) fn sharing(plan: &Plan) -> Sharing {
+    let copied = |step: &Step| matches!(step, Step::Clone { memory, .. } if *memory != Memory::Shared);
+    if plan.steps.iter().any(copied) { Sharing::Shared } else { Sharing::Private }
 }
 
 /// Keeps the memory for the next start in this thread. All children have left it.

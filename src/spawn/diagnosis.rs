@@ -113,7 +113,7 @@ fn exec(step: &Step, candidates: &[std::ffi::CString], reports: &Reports, fault:
     }
 }
 
-fn exec_hint(errno: i32, head: &[u8]) -> Option<String> {
+pub(crate) fn exec_hint(errno: i32, head: &[u8]) -> Option<String> {
     // The file may be hostile: its words are not for the terminal as they are.
     let hint = match (errno, head.first(), interpreter(head).map(Escaped)) {
         (libc::ENOENT, Some(_), Some(needed)) if head.starts_with(b"#!") => {

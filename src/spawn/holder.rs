@@ -35,8 +35,8 @@ pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Reports>, init: 
     let cell = Cell::new(start_single(children, &launch, &arena.holder)?, outer, (0, 0), None);
     let [uid, gid] = &maps;
     // The group map first, while the writer is still in no doubt about who it is.
-    gid.write(cell.init().pid, gid_helper.as_deref())?;
-    uid.write(cell.init().pid, uid_helper.as_deref())?;
+    gid.write(cell.init().pid(), gid_helper.as_deref())?;
+    uid.write(cell.init().pid(), uid_helper.as_deref())?;
     Ok(cell)
 }
 

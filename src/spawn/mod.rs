@@ -19,13 +19,15 @@ use nix::unistd::pipe2;
 
 use crate::changes::Written;
 use crate::child::{Child, Parts, Pty};
+use crate::enter::Inside;
 use crate::error::{Error, Layer, Result};
 use crate::plan::{self, Given, Lack, Launch, Lease, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports, Writable};
-use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
+use crate::sys::{self, Arena, Ended, Errno, Sharing, SignalSet, Told, Words};
 
+pub(crate) use diagnosis::exec_hint;
 pub(crate) use holder::{find as find_helper, names as caller_names};
-pub(crate) use process::{Cell, Process};
+pub(crate) use process::{Cell, Entered, Process, Watched};
 #[cfg(feature = "tokio")]
 pub(crate) use strays::Search;
 pub(crate) use template::make as make_template;
@@ -36,7 +38,9 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let mut wiring = Wiring::open(&plan.steps, &plan.given)?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
-    let (own, writable) = (own_devices(plan), writable_mounts(plan));
+    let own = own_devices(plan);
+    let words = words(plan, arena.sharing())?;
+    let (writable, named) = words.split_at(writable_mounts(plan));
     let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
     let hands_over = |step: &Step| keeps_changes(step) || matches!(step, Step::HandPtyOver);
     let handover = plan.steps.iter().any(hands_over).then(lifeline).transpose()?;
@@ -51,7 +55,8 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         given: &wiring.numbers(),
         own: &own,
         handover: handover.as_ref().map_or(-1, |(inner, _)| number(inner)),
-        writable: &writable,
+        writable,
+        named,
         template: plan.template.as_ref().map_or([-1; 4], |template| template.numbers(network.as_ref())),
         proc: plan.template.as_ref().map_or(-1, |template| number(&template.proc)),
         ..Context::default()
@@ -69,7 +74,8 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let host_peak = sys::own_peak_memory();
     let keeps = plan.keeps.clone();
     let streams = wiring.streams();
-    let mut child = Child::new(Parts { program, cell, streams, started, host_peak, report: holds, keeps });
+    let inside = cell.as_ref().map(|cell| Inside::new(plan, cell, &program, (writable, named)).into());
+    let mut child = Child::new(Parts { program, cell, streams, started, host_peak, report: holds, keeps, inside });
     if let Some((inner, outer)) = handover {
         // Else a child that has sent nothing would be waited for.
         drop(inner);
@@ -101,15 +107,27 @@ fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// A place for every mount that the program may write to.
-fn writable_mounts(plan: &Plan) -> Vec<Writable> {
-    match &plan.template {
-        Some(template) => {
-            let place = |shared: &Option<_>| shared.map_or_else(Writable::default, Writable::shared);
-            template.writable.iter().map(place).collect()
+/// How many words tell of the mounts that the program may write to.
+fn writable_mounts(plan: &Plan) -> usize {
+    let mounts = match &plan.template {
+        Some(template) => template.writable.len(),
+        None => plan.steps.iter().filter(|step| step.mounts_writable()).count(),
+    };
+    mounts * Writable::WORDS
+}
+
+/// Words for every such mount, then two for every file that Landlock's rules name for the caller.
+fn words(plan: &Plan, sharing: Sharing) -> Result<Words> {
+    let names = |step: &&Step| matches!(step, Step::LandlockPath { mount: None, .. });
+    let count = writable_mounts(plan) + 2 * plan.steps.iter().filter(names).count();
+    let words = Words::new(count, sharing).map_err(|Errno(errno)| Error::os(Layer::Process, "mmap", errno))?;
+    let shared = plan.template.iter().flat_map(|template| &template.writable);
+    for (writable, file) in Writable::all(&words).zip(shared) {
+        if let Some(file) = file {
+            writable.share(*file);
         }
-        None => plan.steps.iter().filter(|step| step.mounts_writable()).map(|_| Writable::default()).collect(),
     }
+    Ok(words)
 }
 
 fn children<'a>(plan: &'a Plan, context: &'a Context<'a>, arena: &'a Arena<Reports>) -> Children<'a> {

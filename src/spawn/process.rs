@@ -1,6 +1,7 @@
 //! Owning processes: by pidfd, so that no process id is ever mistaken for another.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,10 +14,15 @@ use crate::sys::{self, Cloned, Ended, Errno};
 const TRACED: usize = 100;
 
 /// A child of the host process. Dropping it does not end it.
+#[derive(Clone, Debug)]
+pub(crate) struct Process(Arc<Known>);
+
 #[derive(Debug)]
-pub(crate) struct Process {
-    pub(crate) pid: libc::pid_t,
+struct Known {
+    pid: libc::pid_t,
     pidfd: OwnedFd,
+    /// How it has ended, if it was reaped for whoever will wait for it.
+    ended: Mutex<Option<Ended>>,
 }
 
 impl From<Cloned> for Process {
@@ -27,14 +33,21 @@ impl From<Cloned> for Process {
             0..=2 => super::duplicate_from(pidfd.as_fd(), 3).unwrap_or(pidfd),
             _ => pidfd,
         };
-        Self { pid, pidfd }
+        Self(Arc::new(Known { pid, pidfd, ended: Mutex::new(None) }))
     }
 }
 
 impl Process {
+    pub(crate) fn pid(&self) -> libc::pid_t {
+        self.0.pid
+    }
+
     /// Waits for the end with waitid(2), and reaps.
     pub(crate) fn wait(&self, options: i32) -> sys::Result<Option<Ended>> {
-        sys::wait(self.as_fd(), options)
+        match sys::wait(self.as_fd(), options) {
+            Err(Errno(libc::ECHILD)) => lock(&self.0.ended).map(Some).ok_or(Errno(libc::ECHILD)),
+            result => result,
+        }
     }
 
     /// Reaps what was killed, as soon as it has ended. Not if somebody who traces it does not let go of it (ptrace(2)): there
@@ -62,12 +75,76 @@ impl Process {
     pub(crate) fn exit_info(&self) -> sys::Result<i32> {
         sys::exit_info(self.as_fd())
     }
+
+    /// Kills the process, and reaps it for whoever waits for it later.
+    fn end(&self) {
+        let _ = self.kill();
+        // Whoever does not get to reap it looks here next, and waits for this lock.
+        let mut ended = lock(&self.0.ended);
+        *ended = sys::wait(self.as_fd(), 0).ok().flatten().or(*ended);
+    }
+
+    pub(crate) fn downgrade(&self) -> Watched {
+        Watched(Arc::downgrade(&self.0))
+    }
 }
 
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.0.pidfd.as_fd()
     }
+}
+
+/// A process that somebody else owns.
+#[derive(Debug)]
+pub(crate) struct Watched(Weak<Known>);
+
+impl Watched {
+    /// The process, while somebody owns it.
+    pub(crate) fn upgrade(&self) -> Option<Process> {
+        self.0.upgrade().map(Process)
+    }
+}
+
+/// The commands that have entered a cell besides its program.
+///
+/// They are the host's children, and the kernel keeps init until they are reaped: so who ends the cell reaps them first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entered(Arc<Mutex<Commands>>);
+
+#[derive(Debug, Default)]
+struct Commands {
+    /// Whether the cell has been ended.
+    over: bool,
+    running: Vec<Watched>,
+}
+
+impl Entered {
+    /// Adds a command. False if the cell has been ended: then nobody will reap it but its owner.
+    pub(crate) fn add(&self, command: &Process) -> bool {
+        let mut commands = lock(&self.0);
+        commands.running.retain(|known| known.0.strong_count() > 0);
+        commands.running.push(command.downgrade());
+        !commands.over
+    }
+
+    /// Whether the cell has been ended.
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.0).over
+    }
+
+    fn end(&self) {
+        let mut commands = lock(&self.0);
+        commands.over = true;
+        let running = std::mem::take(&mut commands.running);
+        drop(commands);
+        running.iter().filter_map(Watched::upgrade).for_each(|command| command.end());
+    }
+}
+
+/// Nothing panics while one of these is locked; and if it did, what it holds would be whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Namespaces kept alive by an init. Dropping it ends every process in them, and waits for that.
@@ -82,6 +159,7 @@ pub(crate) struct Cell {
     namespace: (u64, u64),
     /// The network namespace, if another cell may have it afterwards.
     network: Option<Lease>,
+    entered: Entered,
 }
 
 /// What the host tells init on the lifeline, once the program has started: that it was detached. All else is a signal.
@@ -89,11 +167,15 @@ const DETACHED: u8 = 0;
 
 impl Cell {
     pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64), network: Option<Lease>) -> Self {
-        Self { init, lifeline: Some(lifeline), detached: false, namespace, network }
+        Self { init, lifeline: Some(lifeline), detached: false, namespace, network, entered: Entered::default() }
     }
 
     pub(crate) fn init(&self) -> &Process {
         &self.init
+    }
+
+    pub(crate) fn entered(&self) -> &Entered {
+        &self.entered
     }
 
     /// Tells init that the program runs as process 2; the byte itself says nothing.
@@ -121,6 +203,7 @@ impl Cell {
     pub(crate) fn begin_to_end(&mut self) {
         let _ = self.init.kill();
         self.let_go();
+        self.entered.end();
     }
 
     /// Looks for what keeps init from ending. False means that init is to be left to it.

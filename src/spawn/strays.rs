@@ -71,7 +71,7 @@ fn end(init: &Process, namespace: (u64, u64)) -> bool {
     }
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    for pid in pids.filter(|pid| *pid != init.pid) {
+    for pid in pids.filter(|pid| *pid != init.pid()) {
         // First the pidfd: it stands for one process, also if the number is another's by then.
         let Ok(process) = sys::pidfd_open(pid) else { continue };
         match File::open(format!("/proc/{pid}/ns/pid")) {

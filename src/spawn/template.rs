@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use super::{above_streams, lifeline, own_devices, trial, writable_mounts};
+use super::{above_streams, arena, lifeline, own_devices, trial, words};
 use crate::error::{Error, Layer, Result};
 use crate::plan::{Lease, Memory, NetworkNamespace, Plan, Step, Template};
-use crate::postfork::Context;
+use crate::postfork::{Context, Writable};
 use crate::sys::{self, Errno};
 
 /// What the process that makes a template has handed over.
@@ -27,12 +27,12 @@ pub(crate) struct Made {
 /// No path of the root may lead over a link: it is decided by paths what each start has for itself.
 pub(crate) fn make(steps: Vec<Step>) -> Result<Made> {
     let plan = Plan::of_one(steps);
-    let (own, writable) = (own_devices(&plan), writable_mounts(&plan));
+    let (own, words) = (own_devices(&plan), words(&plan, arena::sharing(&plan))?);
     let (inner, outer) = lifeline()?;
     let proc = open_proc()?;
     let context = Context {
         own: &own,
-        writable: &writable,
+        writable: &words,
         handover: inner.as_raw_fd(),
         proc: proc.as_raw_fd(),
         resolve: libc::RESOLVE_NO_SYMLINKS,
@@ -41,7 +41,8 @@ pub(crate) fn make(steps: Vec<Step>) -> Result<Made> {
     trial::carry_out(&plan, &context)?;
     drop(inner);
     let (user, mount, kept) = (receive(&outer)?, receive(&outer)?, receive(&outer)?);
-    Ok(Made { user, mount, kept, proc, writable: writable.iter().filter_map(|mount| mount.file()).collect() })
+    let writable = Writable::all(&words).filter_map(Writable::file).collect();
+    Ok(Made { user, mount, kept, proc, writable })
 }
 
 /// The network namespace that a start has to join, if it does not make its own.

@@ -1,6 +1,6 @@
 //! A short-lived process that takes a few steps, to see whether this host lets it.
 
-use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices, writable_mounts};
+use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices, words};
 use crate::error::Result;
 use crate::plan::{Plan, Step};
 use crate::postfork::Context;
@@ -11,8 +11,9 @@ use crate::sys::Errno;
 /// Nothing is left of it: namespaces and mounts end with the process, and the process has ended on return.
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let plan = Plan::of_one(steps);
-    let (own, writable) = (own_devices(&plan), writable_mounts(&plan));
-    carry_out(&plan, &Context { own: &own, writable: &writable, ..Context::default() })
+    let own = own_devices(&plan);
+    let words = words(&plan, arena::sharing(&plan))?;
+    carry_out(&plan, &Context { own: &own, writable: &words, ..Context::default() })
 }
 
 /// Carries out the plan of one process, and waits for its end.

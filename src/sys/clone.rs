@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::mem::size_of;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicI32, AtomicU32};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 
 use super::{Errno, Fd, Result, arch, call, check, exit};
 
@@ -94,6 +94,46 @@ impl<T> Drop for Arena<T> {
 pub(crate) struct Stack<'a> {
     bottom: usize,
     arena: PhantomData<&'a ()>,
+}
+
+/// Words for the children of one start to write to, all 0 at first.
+#[derive(Debug)]
+pub(crate) enum Words {
+    /// For children in this memory.
+    Private(Vec<AtomicU64>),
+    /// For children in a copy of it.
+    Shared { base: NonNull<AtomicU64>, count: usize },
+}
+
+impl Words {
+    pub(crate) fn new(count: usize, sharing: Sharing) -> Result<Self> {
+        if count == 0 || sharing == Sharing::Private {
+            return Ok(Words::Private((0..count).map(|_| AtomicU64::new(0)).collect()));
+        }
+        let base = map(count * size_of::<AtomicU64>(), Sharing::Shared)?;
+        Ok(Words::Shared { base: NonNull::new(base.cast()).ok_or(Errno(libc::ENOMEM))?, count })
+    }
+}
+
+impl core::ops::Deref for Words {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        match self {
+            Words::Private(words) => words,
+            // SAFETY: The mapping starts at a page, has room for so many words, which zeroes are, and lives as long as
+            // `self`.
+            Words::Shared { base, count } => unsafe { core::slice::from_raw_parts(base.as_ptr(), *count) },
+        }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        if let Words::Shared { base, count } = self {
+            unmap(base.as_ptr().cast(), *count * size_of::<AtomicU64>());
+        }
+    }
 }
 
 /// mmap(2) of zeroes.

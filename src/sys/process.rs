@@ -149,6 +149,15 @@ pub(crate) fn reset_personality() -> Result<()> {
     unsafe { call(libc::SYS_personality, [0]) }.map(drop)
 }
 
+/// prlimit(2) of this process: the hard limit.
+pub(crate) fn hard_limit(resource: u32) -> Result<u64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let args = [0, resource as usize, 0, &raw mut limit as usize];
+    // SAFETY: The kernel writes one `struct rlimit64`.
+    unsafe { call(libc::SYS_prlimit64, args) }?;
+    Ok(limit.rlim_max)
+}
+
 /// prlimit(2) of this process: at most `soft` and `hard`, where the hard limit in force is lower.
 pub(crate) fn lower_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
@@ -160,15 +169,6 @@ pub(crate) fn lower_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let args = [0, resource as usize, &raw const limit as usize, 0];
     // SAFETY: The kernel reads one `struct rlimit64`, which outlives the call.
     unsafe { call(libc::SYS_prlimit64, args) }.map(drop)
-}
-
-/// prlimit(2): the hard limit of this process.
-pub(crate) fn hard_limit(resource: u32) -> Result<u64> {
-    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    let args = [0, resource as usize, 0, &raw mut limit as usize];
-    // SAFETY: The kernel writes one `struct rlimit64`.
-    unsafe { call(libc::SYS_prlimit64, args) }?;
-    Ok(limit.rlim_max)
 }
 
 /// rt_sigaction(2): the default action for every signal.
@@ -249,6 +249,12 @@ pub(crate) fn limit_bounding_set(kept: u64) -> Result<()> {
     Ok(())
 }
 
+/// prctl(2) with `PR_CAPBSET_READ`: the capabilities that the kernel knows, as a mask.
+pub(crate) fn known_capabilities() -> u64 {
+    let known = |capability: &usize| prctl(libc::PR_CAPBSET_READ, [*capability, 0, 0, 0]).is_ok();
+    (0..CAPABILITIES).take_while(known).fold(0, |mask, capability| mask | 1 << capability)
+}
+
 /// prctl(2) with `PR_CAP_AMBIENT_RAISE`, for each of these capabilities.
 pub(crate) fn raise_ambient_set(kept: u64) -> Result<()> {
     for capability in (0..CAPABILITIES).filter(|capability| kept >> capability & 1 == 1) {
@@ -310,7 +316,7 @@ pub(crate) fn parent_namespace(namespace: BorrowedFd<'_>) -> Result<Fd> {
 }
 
 /// How a process ended, with what it used.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
     /// `CLD_EXITED`, `CLD_KILLED` or `CLD_DUMPED`.
     pub(crate) code: c_int,

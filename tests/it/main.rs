@@ -20,6 +20,7 @@ mod distroless;
 #[cfg(feature = "image")]
 mod docker;
 mod embedder;
+mod enter;
 mod errors;
 mod faults;
 mod fds;

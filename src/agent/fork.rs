@@ -1,0 +1,155 @@
+//! An agent's copy in a PID namespace that it has joined.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use super::{Agent, Arg, Calls, SOCKET, failed, sockets};
+use crate::child::Child;
+use crate::error::Result;
+use crate::spawn::{Process, above_streams};
+use crate::sys::{Cloned, Errno, receive_fd};
+
+/// Where the copy has its socket, and what else the agent has for a moment: its own pidfd, and that of the copy.
+const COPY: RawFd = SOCKET + 1;
+const OWN: RawFd = SOCKET + 2;
+const CLONED: RawFd = SOCKET + 3;
+
+impl Agent {
+    /// Has the agent clone a copy of itself as the host's child, with a socket of its own, and end.
+    ///
+    /// Both make the same calls from the clone on. The agent hands the copy's pidfd out and kills itself; the copy has no such
+    /// descriptor, and can't name a process outside of its namespace.
+    pub(crate) fn fork(mut self, child: impl FnOnce(Process) -> Result<Child>, patience: Duration) -> Result<Agent> {
+        let (inner, outer) = sockets()?;
+        let own = self.child.as_fd().try_clone_to_owned();
+        let own = own.map_err(|error| failed("dup", error.raw_os_error().unwrap_or(libc::EMFILE)))?;
+        let mut calls = Calls::default();
+        let zero = Arg::Number(0);
+        let pidfd = calls.words(&[zero]);
+        let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
+        calls.call(libc::SYS_clone, [flags.into(), zero, pidfd, zero, zero]);
+        hand_out(SOCKET, CLONED..CLONED + 1, &mut calls, Calls::attempt);
+        calls.attempt(libc::SYS_pidfd_send_signal, [OWN.into(), libc::SIGKILL.into(), zero, zero]);
+        calls.call(libc::SYS_close_range, [OWN.into(), u32::MAX.into(), zero]);
+        calls.call(libc::SYS_close, [SOCKET.into()]);
+        self.next = COPY;
+        self.send(&calls, &[inner.as_fd(), own.as_fd()])?;
+        drop(inner);
+        let mut copy = Unowned { socket: outer, calls: calls.len(), answered: false };
+        let process = copy.process(self.socket.as_fd())?;
+        let mut agent = Agent::new(child(process)?, copy.socket, COPY).with_patience(patience);
+        if !copy.answered {
+            agent.sent.push_back(copy.calls);
+            agent.answer()?.map_err(|(_, Errno(errno))| failed("clone", errno))?;
+        }
+        Ok(agent)
+    }
+
+    /// Takes some of the agent's descriptors over, which are open.
+    pub(crate) fn take_fds(&mut self, first: RawFd, count: usize) -> Result<Vec<OwnedFd>> {
+        let mut calls = Calls::default();
+        let last = first + count as RawFd - 1;
+        hand_out(self.next, first..last + 1, &mut calls, Calls::call);
+        calls.call(libc::SYS_close_range, [first.into(), last.into(), 0.into()]);
+        self.send(&calls, &[])?;
+        // The answer is longer than what descriptors come with.
+        let fds = if self.waiting()? == 1 { receive_fds(self.socket.as_fd())? } else { Vec::new() };
+        self.answer()?.map_err(|(_, Errno(errno))| failed("send descriptors", errno))?;
+        // Fewer come where the host has no room for more.
+        match fds.len() == count {
+            true => Ok(fds),
+            false => Err(failed("receive descriptors", libc::EMFILE)),
+        }
+    }
+}
+
+/// A copy that nobody owns yet.
+struct Unowned {
+    socket: OwnedFd,
+    calls: usize,
+    answered: bool,
+}
+
+impl Unowned {
+    /// Waits for the pidfd on the agent's socket, or for the news on the copy's that there is none.
+    fn process(&mut self, agent: BorrowedFd<'_>) -> Result<Process> {
+        let mut fds = [agent, self.socket.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        while let Err(errno) = poll(&mut fds, PollTimeout::NONE) {
+            if errno != nix::Error::EINTR {
+                return Err(failed("clone", errno as i32));
+            }
+        }
+        let [pidfd, _] = fds.map(|fd| fd.any().unwrap_or(false));
+        if !pidfd {
+            // Sent by the agent if it could not clone, else by the copy.
+            let mut words = [0; super::ANSWER];
+            let received = nix::sys::socket::recv(self.socket.as_raw_fd(), &mut words, MsgFlags::empty());
+            if !matches!(received, Ok(super::ANSWER)) {
+                return Err(failed("clone", libc::ECHILD));
+            }
+            super::decode(&words, self.calls).map_err(|(_, Errno(errno))| failed("clone", errno))?;
+            self.answered = true;
+        }
+        let pidfd = receive_fd(agent).map_err(|Errno(errno)| failed("clone", errno))?;
+        let pid = pid_of(pidfd.as_fd()).ok_or(failed("clone", libc::ESRCH))?;
+        Ok(Process::from(Cloned { pid, pidfd }))
+    }
+}
+
+/// The process that a pidfd stands for, as the host sees it: pidfd_open(2) tells of fdinfo.
+fn pid_of(pidfd: BorrowedFd<'_>) -> Option<libc::pid_t> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then_some(pid)
+}
+
+/// Adds the call that sends descriptors, with one byte.
+fn hand_out(
+    socket: RawFd,
+    fds: std::ops::Range<RawFd>,
+    calls: &mut Calls,
+    add: fn(&mut Calls, libc::c_long, [Arg; 3]),
+) {
+    let (zero, one) = (Arg::Number(0), Arg::Number(1));
+    let byte = calls.data(b".");
+    let iovec = calls.words(&[byte, one]);
+    // struct cmsghdr: the length of 64 bits, then level and kind of 32 bits each; then the descriptors.
+    let length = 16 + 4 * fds.len() as u64;
+    let level_and_kind = (libc::SOL_SOCKET as u64) | (libc::SCM_RIGHTS as u64) << 32;
+    let numbers = fds.flat_map(i32::to_le_bytes);
+    let control: Vec<u8> = [length, level_and_kind].into_iter().flat_map(u64::to_le_bytes).chain(numbers).collect();
+    let control = calls.data(&control);
+    let header = calls.words(&[zero, zero, iovec, one, control, length.into(), zero]);
+    add(calls, libc::SYS_sendmsg, [socket.into(), header, libc::MSG_NOSIGNAL.into()]);
+}
+
+/// Receives what descriptors the next message has.
+fn receive_fds(socket: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+    let mut byte = [0];
+    let mut parts = [std::io::IoSliceMut::new(&mut byte)];
+    let mut control = nix::cmsg_space!([RawFd; 253]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = loop {
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+            Err(nix::Error::EINTR) => {}
+            result => break result.map_err(|errno| failed("receive descriptors", errno as i32))?,
+        }
+    };
+    let rights = |message: ControlMessageOwned| match message {
+        ControlMessageOwned::ScmRights(fds) => fds,
+        _ => Vec::new(),
+    };
+    let messages = message.cmsgs().map_err(|errno| failed("receive descriptors", errno as i32))?;
+    let fds: Vec<OwnedFd> = messages.flat_map(rights).map(own).collect();
+    fds.into_iter().map(above_streams).collect()
+}
+
+#[allow(unsafe_code)]
+fn own(fd: RawFd) -> OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: The kernel has just made this descriptor for the message, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
