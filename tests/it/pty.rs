@@ -1,5 +1,7 @@
 //! A terminal of the program's own.
 
+#![allow(clippy::multiple_unsafe_ops_per_block)]
+
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;

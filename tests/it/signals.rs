@@ -1,5 +1,7 @@
 //! Signals: to the program, to all of a sandbox, and to nobody else; pausing, stopping, and forwarding.
 
+#![allow(clippy::multiple_unsafe_ops_per_block)]
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::process::CommandExt;
