@@ -36,8 +36,9 @@ pub(crate) fn is_role(role: &str) -> bool {
     std::env::var(ROLE).is_ok_and(|value| value == role)
 }
 
-/// Ends a process that hangs, so that the suite does not.
+/// Ends a process that hangs, so that the suite does not. An emulated processor takes its time.
 pub(crate) fn watch(limit: Duration) {
+    let limit = if std::env::var_os("BELLJAR_TEST_VM").is_some() { limit * 5 } else { limit };
     std::thread::spawn(move || {
         std::thread::sleep(limit);
         eprintln!("still running after {limit:?}");

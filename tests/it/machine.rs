@@ -60,7 +60,8 @@ fn told(namespaces: Namespaces) -> Result<(), (Layer, i32, String)> {
 /// The command in a hint, between backquotes, run by root.
 fn follow(hint: &str) {
     let command = hint.split('`').nth(1).unwrap_or_else(|| panic!("a command in {hint}"));
-    assert!(Command::new("sh").args(["-ec", command]).status().unwrap().success(), "{command}");
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
 }
 
 fn line(probe: &host::Probe, item: &str) -> String {
