@@ -32,6 +32,10 @@ pub(crate) fn spawn(bench: &Bench) -> Result {
     target("median of belljar bare, at most 0.33 of bwrap's", combine(bare, peer, |bare, peer| bare / peer), 1.0 / 3.0);
     target("median of belljar host, at most 0.25 of bwrap's", combine(ours, peer, |ours, peer| ours / peer), 1.0 / 4.0);
     let ours = seen(find("belljar prepared", &contenders, &samples));
-    target("median of belljar prepared, at most 0.125 of bwrap's", combine(ours, peer, |ours, peer| ours / peer), 0.125);
+    target(
+        "median of belljar prepared, at most 0.125 of bwrap's",
+        combine(ours, peer, |ours, peer| ours / peer),
+        0.125,
+    );
     Ok(())
 }
