@@ -46,7 +46,8 @@
 //!
 //! ```no_run
 //! # let sandbox = belljar::Sandbox::new();
-//! let pool = sandbox.prepare()?.pool(8)?;                 // a thread of its own builds the next
+//! let prepared = sandbox.prepare()?;                      // the root is mounted once: prepared.command(..) starts from it
+//! let pool = prepared.pool(8)?;                           // a thread of its own builds the next
 //! let outcome = pool.command("make").status()?;           // each sandbox is used once
 //! # Ok::<(), belljar::Error>(())
 //! ```
@@ -180,7 +181,7 @@
 //! | `postfork` | between clone and exec | taking the steps |
 //! | `spawn`, `child` | after | starting, owning and ending processes |
 //! | `changes` | after | what the program has left in its root |
-//! | `prepared`, `pool` | at any time | sandboxes built ahead, and starting programs in them |
+//! | `prepared`, `pool` | at any time | what starts have in common, sandboxes built ahead, and starting programs in them |
 //! | `host` | at any time | what the host can do |
 //! | `sys` | everywhere | the only unsafe system calls; one small file a processor |
 //!

@@ -4,259 +4,27 @@
 //! the other threads of the host, on the host's own heap, with the host's thread-local storage: so it makes raw
 //! system calls on prepared data, and its report is a few words that the parent reads afterwards.
 
+mod context;
 mod copy;
 mod mount;
 mod overlay;
 mod program;
+mod report;
 mod template;
 mod terminal;
 
-use core::ffi::{CStr, c_int};
 use core::ops::Range;
-use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::os::fd::{AsFd, RawFd};
+use core::sync::atomic::Ordering::Relaxed;
+use std::os::fd::AsFd;
+
+pub(crate) use context::{Context, Writable};
+pub(crate) use report::{Report, Reports};
 
 use crate::plan::{Cell, Fault, Lack, Launch, Memory, Operand, Order, Plan, Step};
-use crate::sys::{self, Errno, Fd, MountRoot, Return, Told};
+use crate::sys::{self, Errno, Fd, Return, Told};
 
 /// How much of a program that can't be executed is handed to the parent, which tells the reason from it.
 const HEAD: usize = 4096;
-
-/// What the children of one spawn get besides the plan.
-#[derive(Debug)]
-pub(crate) struct Context<'a> {
-    /// The end of the lifeline that init reads, and the host's.
-    pub(crate) lifeline: RawFd,
-    pub(crate) lifeline_host: RawFd,
-    /// The init image.
-    pub(crate) init: &'a [u8],
-    /// The pidfd of the process that holds the user namespace.
-    pub(crate) holder: RawFd,
-    /// The descriptors for the program; [`Step::Install`] has indices into them.
-    pub(crate) given: &'a [RawFd],
-    /// The devices of the file systems that this sandbox has made, and may make files on: 0 for a free place.
-    pub(crate) own: &'a [AtomicU64],
-    /// Where the host gets the directory of what the program writes, and then the master of its terminal.
-    pub(crate) handover: RawFd,
-    /// The mounts that the program may write to, in their order: [`Writable::WORDS`] for each.
-    pub(crate) writable: &'a [AtomicU64],
-    /// The files that Landlock's rules name for the caller, in their order: device and inode of each; zeroes for none yet.
-    pub(crate) named: &'a [AtomicU64],
-    /// What the template has: its user and mount namespaces, what it keeps, and a network namespace for this start.
-    pub(crate) template: [RawFd; 4],
-    /// The host's /proc, if it is not to be found by its name.
-    pub(crate) proc: RawFd,
-    /// How paths in the root are looked up, beside `RESOLVE_IN_ROOT`.
-    pub(crate) resolve: u64,
-}
-
-impl Default for Context<'_> {
-    fn default() -> Self {
-        Self {
-            lifeline: -1,
-            lifeline_host: -1,
-            init: &[],
-            holder: -1,
-            given: &[],
-            own: &[],
-            handover: -1,
-            writable: &[],
-            named: &[],
-            template: [-1; 4],
-            proc: -1,
-            resolve: libc::RESOLVE_NO_MAGICLINKS,
-        }
-    }
-}
-
-impl Context<'_> {
-    /// Opens a file of the host's /proc.
-    fn open_proc(&self, path: &CStr, flags: c_int, resolve: u64) -> sys::Result<Fd> {
-        let within = path.to_bytes_with_nul().strip_prefix(b"/proc/").map(CStr::from_bytes_with_nul);
-        match (self.proc, within) {
-            (0.., Some(Ok(within))) => sys::openat2(sys::borrow(self.proc), within, flags, 0, resolve),
-            _ => sys::openat2(sys::CWD, path, flags, 0, resolve),
-        }
-    }
-}
-
-/// A mount that the program may write to: which one it is when its name may lead elsewhere.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Writable<'a> {
-    /// Its id plus 1; 0 if it is not made yet, and all ones if it is the template's: its copies have ids of their own.
-    id: &'a AtomicU64,
-    /// The device and inode of what is mounted.
-    file: [&'a AtomicU64; 2],
-}
-
-impl<'a> Writable<'a> {
-    /// How many words one takes.
-    pub(crate) const WORDS: usize = 3;
-
-    /// All that the words tell of.
-    pub(crate) fn all(words: &'a [AtomicU64]) -> impl Iterator<Item = Self> {
-        words.chunks_exact(Self::WORDS).filter_map(|words| match words {
-            [id, device, inode] => Some(Self { id, file: [device, inode] }),
-            _ => None,
-        })
-    }
-
-    /// Says that it is one of the template's.
-    pub(crate) fn share(self, file: (u64, u64)) {
-        self.set(u64::MAX, file);
-    }
-
-    /// What is mounted, if it is.
-    pub(crate) fn file(self) -> Option<(u64, u64)> {
-        let [device, inode] = self.file;
-        (!self.is_free()).then(|| (device.load(Relaxed), inode.load(Relaxed)))
-    }
-
-    fn is_free(self) -> bool {
-        self.id.load(Relaxed) == 0
-    }
-
-    fn set(self, id: u64, (device, inode): (u64, u64)) {
-        for (word, value) in self.file.into_iter().zip([device, inode]) {
-            word.store(value, Relaxed);
-        }
-        self.id.store(id, Relaxed);
-    }
-
-    pub(crate) fn is(self, root: MountRoot) -> bool {
-        match self.id.load(Relaxed) {
-            u64::MAX => self.file() == Some(root.file),
-            id => root.id + 1 == id,
-        }
-    }
-}
-
-/// What the children of one spawn tell the host, in memory that all of them see.
-#[derive(Debug, Default)]
-pub(crate) struct Reports {
-    pub(crate) holder: Report,
-    pub(crate) cell: Report,
-    pub(crate) init: Report,
-    pub(crate) program: Report,
-    pub(crate) head: Head,
-    /// What the start goes on without: bits of [`Lack`].
-    lacks: AtomicU32,
-    /// Not 0 while init has not been executed, and so still uses the host's memory.
-    pub(crate) init_sets_up: AtomicU32,
-    /// The device and inode of the PID namespace; zeroes where they can't be told.
-    pid_namespace: [AtomicU64; 2],
-}
-
-impl Reports {
-    /// Whether the start went on without this.
-    pub(crate) fn lacks(&self, lack: Lack) -> bool {
-        self.lacks.load(Relaxed) & lack.bit() != 0
-    }
-
-    /// The PID namespace of init: its device and inode.
-    pub(crate) fn pid_namespace(&self) -> (u64, u64) {
-        let [device, inode] = &self.pid_namespace;
-        (device.load(Relaxed), inode.load(Relaxed))
-    }
-
-    /// Remembers the namespace that the calling process has made for its children. Later nobody without privilege can
-    /// ask, since init is not dumpable. Goes on without where there is no /proc.
-    fn note_pid_namespace(&self, context: &Context<'_>) -> Done {
-        let opened = context.open_proc(c"/proc/self/ns/pid_for_children", libc::O_PATH, 0);
-        let Ok(namespace) = opened else { return Ok(()) };
-        let stat = sys::fstat(namespace.as_fd())?;
-        let [device, inode] = &self.pid_namespace;
-        device.store(stat.device, Relaxed);
-        inode.store(stat.inode, Relaxed);
-        Ok(())
-    }
-}
-
-/// What one child tells.
-#[derive(Debug)]
-pub(crate) struct Report {
-    /// The step under way.
-    step: AtomicU32,
-    /// Why it failed, or 0.
-    errno: AtomicI32,
-    operand: AtomicU32,
-    /// The process itself, if the cell has cloned it.
-    pub(crate) process: Told,
-}
-
-/// The start of a program that could not be executed.
-#[derive(Debug)]
-pub(crate) struct Head {
-    candidate: AtomicU32,
-    length: AtomicU32,
-    bytes: [AtomicU8; HEAD],
-}
-
-impl Default for Report {
-    fn default() -> Self {
-        Self {
-            step: AtomicU32::new(u32::MAX),
-            errno: AtomicI32::new(0),
-            operand: AtomicU32::new(0),
-            process: Told::default(),
-        }
-    }
-}
-
-impl Default for Head {
-    fn default() -> Self {
-        Self { candidate: AtomicU32::new(0), length: AtomicU32::new(0), bytes: [const { AtomicU8::new(0) }; HEAD] }
-    }
-}
-
-impl Report {
-    /// The step that was under way at the end.
-    pub(crate) fn step(&self) -> usize {
-        self.step.load(Relaxed) as usize
-    }
-
-    /// Why that step failed, if it did.
-    pub(crate) fn fault(&self) -> Option<Fault> {
-        let errno = self.errno.load(Relaxed);
-        let operand = match self.operand.load(Relaxed) {
-            1 => Operand::Source,
-            2 => Operand::Target,
-            _ => Operand::Call,
-        };
-        (errno != 0).then_some(Fault { errno, operand })
-    }
-
-    fn fail(&self, fault: Fault) {
-        let operand = match fault.operand {
-            Operand::Call => 0,
-            Operand::Source => 1,
-            Operand::Target => 2,
-        };
-        self.operand.store(operand, Relaxed);
-        self.errno.store(fault.errno, Relaxed);
-    }
-
-    fn at(&self, step: usize) {
-        self.step.store(step as u32, Relaxed);
-    }
-}
-
-impl Head {
-    /// The candidate that could not be executed, and the start of its file.
-    pub(crate) fn candidate(&self) -> (usize, Vec<u8>) {
-        let length = self.length.load(Relaxed) as usize;
-        let head = self.bytes.iter().take(length).map(|byte| byte.load(Relaxed)).collect();
-        (self.candidate.load(Relaxed) as usize, head)
-    }
-
-    fn set(&self, index: usize, head: &[u8]) {
-        self.candidate.store(index as u32, Relaxed);
-        self.length.store(head.len() as u32, Relaxed);
-        for (to, from) in self.bytes.iter().zip(head) {
-            to.store(*from, Relaxed);
-        }
-    }
-}
 
 /// What a step comes to.
 type Done = Result<(), Fault>;

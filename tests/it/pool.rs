@@ -309,7 +309,7 @@ fn a_host_without_standard_streams_gives_null_and_no_agents_socket() {
 const LOOK: &str = "
     grep -Ev '^(Vm|Rss|.*ctxt|Hugetlb|CoreDump|Cpus|Mems|Threads|SigQ|NSpid|N?S?p?Pid|PPid|Tgid|Ngid|NS)' /proc/self/status
     cat /proc/self/limits /proc/self/oom_score_adj /proc/self/timerslack_ns /proc/self/personality /proc/self/cgroup
-    sed 's/^[0-9]* [0-9]* [0-9]*:[0-9]* //; s/size=[^,]*//; s/dir=[0-9:]*//g' /proc/self/mountinfo
+    sed 's/^[0-9]* [0-9]* [0-9]*:[0-9]* //; s/size=[^,]*//; s/dir=[0-9:]*//g' /proc/self/mountinfo | sort
     umask; nice; hostname; id; env | sort; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups
     cat /proc/sys/user/max_user_namespaces; set -- /proc/[0-9]*; echo $#; ls -l / /dev | cut -c1-10
     cut -d' ' -f4-8 /proc/self/stat; ls -A /proc/self/task | wc -l";

@@ -1,0 +1,40 @@
+//! Which layers are in force.
+
+use super::Resolved;
+use crate::error::Layer;
+use crate::layer::namespaces::Namespaces;
+use crate::layer::network::Network;
+use crate::layer::seccomp::Seccomp;
+use crate::report::Report;
+use crate::sandbox::Sandbox;
+
+impl Resolved<'_> {
+    /// Which layers are in force.
+    pub(super) fn report(
+        &self,
+        (restricted, landlock_lacks): (bool, Option<String>),
+        seccomp_lacks: Option<String>,
+    ) -> Report {
+        let missing = Namespaces::default() - self.own;
+        let names: Vec<_> = missing.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        let shared = (!names.is_empty()).then(|| format!("shared with the host: {}", names.join(", ")));
+        let off = |is_off: bool, why: &str| is_off.then(|| why.to_owned());
+        let mut report = Report::default();
+        report.add(Layer::Namespaces, self.own.is_empty(), shared);
+        report.add(Layer::Ids, !self.has(Namespaces::USER), off(!self.has(Namespaces::USER), "the host's ids"));
+        report.add(Layer::Mount, !self.has(Namespaces::MOUNT), off(!self.has(Namespaces::MOUNT), "the host's files"));
+        let host_network = self.network == Network::Host;
+        report.add(Layer::Network, host_network, off(host_network, "the host's network"));
+        report.add(Layer::Fds, false, None);
+        report.add(Layer::Limits, false, None);
+        report.add(Layer::Capabilities, false, None);
+        report.add(Layer::Process, false, None);
+        let Sandbox { landlock, seccomp, .. } = self.sandbox;
+        let lacks = off(landlock.is_off(), "switched off by the policy").or(landlock_lacks);
+        report.add(Layer::Landlock, !restricted, lacks);
+        let is_off = seccomp.as_ref().is_some_and(Seccomp::is_off);
+        let lacks = off(is_off, "switched off by the policy").or(seccomp_lacks);
+        report.add(Layer::Seccomp, lacks.is_some(), lacks);
+        report
+    }
+}
