@@ -13,10 +13,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::changes::Written;
 use crate::error::{Error, Layer, Result};
-use crate::outcome::{Outcome, Usage};
+use crate::outcome::{Cause, Outcome, Usage, UsageSource};
 use crate::pool;
 use crate::report::Report;
-use crate::spawn::{Cell, Process};
+use crate::spawn::{Cell, Limited, Process};
 use crate::sys::{self, Ended, Errno};
 
 /// What [`Child::wait_with_output`] returns.
@@ -62,6 +62,7 @@ pub struct Child {
     pool: Option<Arc<pool::Shared>>,
     /// What has to stay as long as the program.
     keeps: Option<Arc<dyn Any + Send + Sync>>,
+    limited: Limited,
 }
 
 /// What a new child starts from.
@@ -74,6 +75,7 @@ pub(crate) struct Parts {
     pub(crate) host_peak: u64,
     pub(crate) report: Report,
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) limited: Limited,
 }
 
 impl Child {
@@ -93,6 +95,7 @@ impl Child {
             written: None,
             pool: None,
             keeps: parts.keeps,
+            limited: parts.limited,
         }
     }
 
@@ -104,6 +107,11 @@ impl Child {
         self.stdout = stdout.map(Into::into);
         self.stderr = stderr.map(Into::into);
         self.started = started;
+    }
+
+    /// Starts to count the time of a program that was parked until now.
+    pub(crate) fn begin(&mut self, started: Instant) -> Result<()> {
+        self.limited.begin(started)
     }
 
     pub(crate) fn set_written(&mut self, written: Written) {
@@ -131,6 +139,11 @@ impl Child {
         }
         // A program that has ended by itself was not killed.
         self.killed |= matches!(self.program.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None));
+        self.kill_all()
+    }
+
+    fn kill_all(&self) -> Result<()> {
+        self.limited.kill();
         // Init takes everything else with it. The program does not wait for that: init may be late, if it was steered.
         for process in self.cell.as_ref().map(Cell::init).into_iter().chain([&self.program]) {
             match process.kill() {
@@ -150,6 +163,11 @@ impl Child {
     /// and the kernel does not tell its status even so, which it does from Linux 6.15 on.
     pub fn wait(&mut self) -> Result<Outcome> {
         drop(self.stdin.take());
+        while let Some(look) = self.next_look()? {
+            if let Some(outcome) = self.wait_timeout(look)? {
+                return Ok(outcome);
+            }
+        }
         self.end(0)?.ok_or_else(|| Error::os(Layer::Process, "wait", libc::EAGAIN))
     }
 
@@ -159,6 +177,7 @@ impl Child {
     ///
     /// As for [`wait`](Child::wait).
     pub fn try_wait(&mut self) -> Result<Option<Outcome>> {
+        self.next_look()?;
         self.end(libc::WNOHANG)
     }
 
@@ -175,8 +194,9 @@ impl Child {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let look = self.next_look()?.into_iter().chain(left).min();
             let mut fds = [PollFd::new(self.program.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, poll_timeout(left)) {
+            match poll(&mut fds, poll_timeout(look)) {
                 Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(None),
                 Ok(0) | Err(nix::Error::EINTR) => {}
                 Ok(_) => return self.end(0),
@@ -202,7 +222,8 @@ impl Child {
             stream.set_nonblocking().map_err(failed)?;
         }
         while streams.iter().any(|stream| stream.file.is_some()) {
-            let over = wait_readable(self.program.as_fd(), &streams).map_err(failed)?;
+            let look = self.next_look()?;
+            let over = wait_readable(self.program.as_fd(), &streams, look).map_err(failed)?;
             if over {
                 break;
             }
@@ -235,10 +256,11 @@ impl Child {
         if let Some(cell) = self.cell.take() {
             cell.detach().map_err(|Errno(errno)| Error::os(Layer::Process, "detach", errno))?;
         }
+        self.limited.leave();
         // For as long as the host lasts: nobody will tell when the program has ended.
         std::mem::forget(self.keeps.take());
         // What the drop goes by: there is nothing left to end.
-        self.outcome = Some(Outcome::new(ExitStatus::default(), false, Usage::default(), None));
+        self.outcome = Some(Outcome::new(ExitStatus::default(), None, Usage::default(), None));
         Ok(())
     }
 
@@ -247,20 +269,36 @@ impl Child {
         if let Some(outcome) = self.outcome.clone() {
             return Ok(Some(outcome));
         }
+        let own_time = self.limited.own_time(&self.program, options);
         let ended = match self.program.wait(options) {
             Ok(None) => return Ok(None),
             Ok(Some(ended)) => Ok((status(&ended), usage(&ended, self.host_peak))),
             Err(errno) => self.status_after_reaping(errno),
         };
         let wall_time = self.started.elapsed();
+        let met = ended.as_ref().ok().and_then(|(status, usage)| {
+            let own_time = own_time.unwrap_or(usage.user_time + usage.system_time);
+            self.limited.cause(*status, own_time, self.cell.as_ref())
+        });
+        let ended = ended.map(|(status, usage)| (status, self.limited.usage(usage)));
+        self.limited.release();
         // Whatever is left in the sandbox ends now, the outcome known or not.
         self.end_cell();
         self.release_changes();
         let (status, usage) = ended?;
-        let killed = self.killed && status.signal() == Some(libc::SIGKILL);
-        let outcome = Outcome::new(status, killed, Usage { wall_time, ..usage }, self.written.clone());
+        let killed = (self.killed && status.signal() == Some(libc::SIGKILL)).then_some(Cause::Killed);
+        let outcome = Outcome::new(status, met.or(killed), Usage { wall_time, ..usage }, self.written.clone());
         self.outcome = Some(outcome.clone());
         Ok(Some(outcome))
+    }
+
+    /// When to look at the limits again that the kernel does not enforce, if there are any; looks now, and ends what has met one.
+    fn next_look(&mut self) -> Result<Option<Duration>> {
+        if self.outcome.is_none() && self.limited.end_for_cpu_time() {
+            self.kill_all()?;
+            return Ok(None);
+        }
+        Ok(self.limited.next_look().filter(|_| self.outcome.is_none()))
     }
 
     /// Nobody inside writes to the root any more.
@@ -362,13 +400,13 @@ impl Stream {
     }
 }
 
-/// Waits for one of the streams or for the end of the program, which it returns.
-fn wait_readable(program: BorrowedFd<'_>, streams: &[Stream]) -> io::Result<bool> {
+/// Waits for one of the streams, for the time to look at the limits, or for the end of the program, which it returns.
+fn wait_readable(program: BorrowedFd<'_>, streams: &[Stream], look: Option<Duration>) -> io::Result<bool> {
     let files = streams.iter().filter_map(|stream| stream.file.as_ref());
     let fds = [program].into_iter().chain(files.map(AsFd::as_fd));
     let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     loop {
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, poll_timeout(look)) {
             Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => break,
@@ -402,6 +440,7 @@ fn usage(ended: &Ended, host_peak: u64) -> Usage {
         wall_time: Duration::ZERO,
         user_time: duration(ended.usage.ru_utime),
         system_time: duration(ended.usage.ru_stime),
-        peak_memory: (peak > host_peak).then(|| peak.saturating_mul(1024)),
+        time_source: UsageSource::Process,
+        peak_memory: (peak > host_peak).then(|| (peak.saturating_mul(1024), UsageSource::Process)),
     }
 }

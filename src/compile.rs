@@ -3,6 +3,8 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
+mod bounds;
+
 use std::ffi::CString;
 
 use crate::command::Command;
@@ -14,12 +16,13 @@ use crate::image::{Settled, settle};
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
+use crate::layer::limits::Cgroup;
 use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
 use crate::layer::{capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
-use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
+use crate::plan::{Bounds, Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
 use crate::sys::CStringArray;
@@ -41,9 +44,18 @@ fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     policy.lower_cell(&mut inside)?;
     let mut program = Vec::new();
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
-    let mut plan =
-        Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, ids: None, keeps: None };
+    let mut plan = Plan {
+        steps: Vec::new(),
+        holder: None,
+        cell: None,
+        program: Launch::default(),
+        given,
+        ids: None,
+        bounds: Bounds::default(),
+        keeps: None,
+    };
     plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
+    policy.lower_bounds(command, &mut plan);
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
         true => policy.arrange_cell(inside, program, &mut plan),
@@ -60,6 +72,7 @@ struct Resolved<'a> {
     network: Network,
     caller: Caller,
     ids: Lowered,
+    cgroup: Option<Cgroup>,
 }
 
 impl<'a> Resolved<'a> {
@@ -80,7 +93,8 @@ impl<'a> Resolved<'a> {
             true => ids::lower(&sandbox.ids, caller)?,
             false => ids::lower_without_namespace(&sandbox.ids, caller)?,
         };
-        Ok(Self { sandbox, own, network, caller, ids })
+        let cgroup = Cgroup::lower(&sandbox.limits, sandbox.cgroup.as_deref())?;
+        Ok(Self { sandbox, own, network, caller, ids, cgroup })
     }
 
     fn has(&self, namespace: Namespaces) -> bool {
@@ -105,12 +119,13 @@ impl<'a> Resolved<'a> {
     fn lower_holder(&self, plan: &mut Plan) {
         if self.holder() {
             let namespaces = libc::CLONE_NEWUSER as u64;
-            let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
+            let clone = plan.push(Step::Clone { process: "holder", namespaces, memory: Memory::Shared });
             // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
             // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
-            let init = exec_init(0o555, vec![c"belljar-init".into(), c"holder".into()]);
-            plan.steps.extend([clone, init, self.ids.write_outside()]);
-            plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
+            let init = exec_init(0o555, 0, vec![c"belljar-init".into(), c"holder".into()]);
+            let body = plan.extend([init]);
+            let maps = plan.push(self.ids.write_outside());
+            plan.holder = Some(Holder { clone, body, maps });
         }
     }
 
@@ -220,7 +235,7 @@ impl<'a> Resolved<'a> {
             process::lower_oom_score(steps);
         }
         process::lower_state(steps);
-        limits::lower(&self.sandbox.limits, steps)?;
+        self.lower_limits(command.agent.is_some(), steps)?;
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
@@ -330,6 +345,7 @@ impl<'a> Resolved<'a> {
         report.add(Layer::Network, host_network, off(host_network, "the host's network"));
         report.add(Layer::Fds, false, None);
         report.add(Layer::Limits, false, None);
+        report.tell(Layer::Limits, limits::told(&self.sandbox.limits, self.cgroup.as_ref()));
         report.add(Layer::Capabilities, false, None);
         report.add(Layer::Process, false, None);
         let Sandbox { landlock, seccomp, .. } = self.sandbox;
@@ -350,8 +366,8 @@ impl<'a> Resolved<'a> {
             let last = inside.iter().position(|step| matches!(step, Step::Pivot)).unwrap_or(inside.len());
             inside.insert(last, Step::JoinNetwork);
         }
-        inside.push(exec_init(0o111, vec![c"belljar-init".into()]));
-        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME;
+        inside.push(exec_init(0o111, self.kept_by_init().bits(), vec![c"belljar-init".into()]));
+        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME | self.made_by_program();
         let first = self.own - later;
         let clone = match self.holder() {
             true => plan.push(self.clone("cell", Namespaces::empty())),
@@ -375,13 +391,14 @@ impl<'a> Resolved<'a> {
         let meanwhile = plan.extend(network.chain(unshare(self.own & Namespaces::TIME)).chain(inherited));
         plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
-        plan.program = Launch { clone, body: plan.extend(program) };
+        plan.program = Launch { clone, body: plan.extend(self.lower_start().into_iter().chain(program)) };
     }
 
     /// Without a PID namespace there is no init: one process takes all steps.
     fn arrange_single(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         inside.extend(program);
-        let mut made = self.own - Namespaces::TIME;
+        let inside = self.lower_entry_to_cgroup().into_iter().chain(inside);
+        let mut made = self.own - Namespaces::TIME - self.made_by_program();
         if self.holder() {
             made -= Namespaces::USER;
         }
@@ -435,7 +452,7 @@ fn unshare(namespaces: Namespaces) -> Option<Step> {
 }
 
 /// Init sees no argument and no environment of the host's. One that can't read its own file is not dumpable.
-fn exec_init(mode: u32, argv: Vec<CString>) -> Step {
+fn exec_init(mode: u32, kept: u64, argv: Vec<CString>) -> Step {
     let (argv, envp) = (CStringArray::new(argv), CStringArray::new(Vec::new()));
-    Step::ExecInit { mode, securebits: capabilities::SECUREBITS, argv, envp }
+    Step::ExecInit { mode, securebits: capabilities::securebits(kept), kept, argv, envp }
 }

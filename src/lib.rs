@@ -218,7 +218,7 @@ pub use layer::mount::Tmpfs;
 pub use layer::namespaces::Namespaces;
 pub use layer::network::Network;
 pub use layer::seccomp::{Seccomp, SyscallArg};
-pub use outcome::{Cause, Outcome, Usage};
+pub use outcome::{Cause, Outcome, Usage, UsageSource};
 pub use plan::Plan;
 pub use pool::Pool;
 pub use prepared::Prepared;

@@ -16,7 +16,7 @@ use crate::error::{Error, Layer, Result};
 #[derive(Clone, Debug)]
 pub struct Outcome {
     status: ExitStatus,
-    killed: bool,
+    cause: Cause,
     usage: Usage,
     written: Option<Arc<Written>>,
 }
@@ -24,7 +24,7 @@ pub struct Outcome {
 impl PartialEq for Outcome {
     /// Compares how the programs ended and what they used, not what they have changed.
     fn eq(&self, other: &Self) -> bool {
-        (self.status, self.killed, self.usage) == (other.status, other.killed, other.usage)
+        (self.status, self.cause, self.usage) == (other.status, other.cause, other.usage)
     }
 }
 
@@ -63,8 +63,16 @@ pub enum Cause {
 }
 
 impl Outcome {
-    pub(crate) fn new(status: ExitStatus, killed: bool, usage: Usage, written: Option<Arc<Written>>) -> Self {
-        Self { status, killed, usage, written }
+    /// `met` is what is known to have ended the program: of a limit, it is said even of one that has exited, which it does
+    /// when it is asked to.
+    pub(crate) fn new(status: ExitStatus, met: Option<Cause>, usage: Usage, written: Option<Arc<Written>>) -> Self {
+        let cause = match (met, status.signal()) {
+            (Some(cause), _) => cause,
+            (None, None) => Cause::Exited,
+            (None, Some(libc::SIGSYS)) => Cause::Syscall,
+            (None, Some(_)) => Cause::Signaled,
+        };
+        Self { status, cause, usage, written }
     }
 
     /// Whether the program exited with code 0.
@@ -89,12 +97,7 @@ impl Outcome {
 
     /// Why the program ended.
     pub fn cause(&self) -> Cause {
-        match (self.code(), self.signal()) {
-            (Some(_), _) => Cause::Exited,
-            _ if self.killed => Cause::Killed,
-            (_, Some(libc::SIGSYS)) => Cause::Syscall,
-            _ => Cause::Signaled,
-        }
+        self.cause
     }
 
     /// What the program used.
@@ -171,7 +174,19 @@ pub struct Usage {
     pub(crate) wall_time: Duration,
     pub(crate) user_time: Duration,
     pub(crate) system_time: Duration,
-    pub(crate) peak_memory: Option<u64>,
+    pub(crate) time_source: UsageSource,
+    pub(crate) peak_memory: Option<(u64, UsageSource)>,
+}
+
+/// Who has counted what a program used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UsageSource {
+    /// The process itself and those of its descendants that were waited for: getrusage(2).
+    #[default]
+    Process,
+    /// The cgroup of the sandbox: every process that was ever in it.
+    Cgroup,
 }
 
 impl Usage {
@@ -181,8 +196,8 @@ impl Usage {
         self.wall_time
     }
 
-    /// The processor time in user mode: of the program, and of those descendants that were waited for (getrusage(2)).
-    /// Zero where the host process had somebody else reap the program.
+    /// The processor time in user mode, of all that [`time_source`](Usage::time_source) counts. Zero where there is no
+    /// cgroup and the host process had somebody else reap the program.
     pub fn user_time(&self) -> Duration {
         self.user_time
     }
@@ -192,12 +207,23 @@ impl Usage {
         self.system_time
     }
 
-    /// The most resident memory, in bytes, that the program or one of its descendants had at once.
+    /// Who has counted the processor time: the cgroup, where the sandbox has one.
+    pub fn time_source(&self) -> UsageSource {
+        self.time_source
+    }
+
+    /// The most memory, in bytes, that was in use at once: by the whole sandbox, files in memory included, where a cgroup
+    /// counts it (Linux 5.19); else resident memory of the program or of one of its descendants.
     ///
-    /// None where that can't be told: the kernel counts a program that was started from shared memory from the host's
-    /// own peak on (getrusage(2), *ru_maxrss*), so that only a program that was larger than the host was at its
+    /// None where that can't be told: without a cgroup, the kernel counts a program that was started from shared memory from
+    /// the host's own peak on (getrusage(2), *ru_maxrss*), so that only a program that was larger than the host was at its
     /// start has a figure.
     pub fn peak_memory(&self) -> Option<u64> {
-        self.peak_memory
+        self.peak_memory.map(|(bytes, _)| bytes)
+    }
+
+    /// Who has counted the peak of memory. None where nobody could.
+    pub fn peak_memory_source(&self) -> Option<UsageSource> {
+        self.peak_memory.map(|(_, source)| source)
     }
 }

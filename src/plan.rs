@@ -4,6 +4,7 @@
 //! child has nothing to decide and nothing to allocate. A child that fails hands back the index of the step and the
 //! error number; the words are here, with the parent.
 
+mod bounds;
 mod hint;
 mod interpreter;
 mod operand;
@@ -16,6 +17,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub(crate) use bounds::{Bounds, Wall};
 pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
 pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
@@ -46,6 +48,8 @@ pub struct Plan {
     pub(crate) given: Vec<Given>,
     /// The maps of user and group ids: inside, outside, count. None where ids are the host's.
     pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
+    /// What bounds the whole sandbox.
+    pub(crate) bounds: Bounds,
     /// What has to stay as long as the program: the layers of an image in their store.
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }

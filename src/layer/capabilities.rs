@@ -103,16 +103,20 @@ bitflags::bitflags! {
 
 /// All of capabilities(7), *The securebits flags*, set and locked, but for keeping capabilities over a change of
 /// ids, which is locked as off: root inside is nobody special, and no capability can be made ambient.
-pub(crate) const SECUREBITS: u64 = 0b1110_1111;
+const SECUREBITS: u64 = 0b1110_1111;
 
 /// The bits that forbid ambient capabilities, which is how kept ones come through an exec.
 const NO_AMBIENT: u64 = 0b1100_0000;
 
+/// The flags for a process that keeps these capabilities over an exec.
+pub(crate) fn securebits(kept: u64) -> u64 {
+    if kept == 0 { SECUREBITS } else { SECUREBITS & !NO_AMBIENT }
+}
+
 /// Settings that have to come before a change of ids.
 pub(crate) fn lower_first(kept: Capabilities, privileged: bool, steps: &mut Vec<Step>) {
-    let forbidden = if kept.is_empty() { 0 } else { NO_AMBIENT };
     if privileged {
-        steps.push(Step::Securebits { bits: SECUREBITS & !forbidden });
+        steps.push(Step::Securebits { bits: securebits(kept.bits()) });
     }
 }
 

@@ -100,16 +100,16 @@ pub(crate) fn start(
     if !order.calls.fits() {
         return Ok(None);
     }
-    let agent = executed(shared, &order);
+    let agent = executed(shared, &order, started);
     // Only now: what builds the next would compete with this start.
     shared.has_taken();
     Ok(agent.map(|agent| agent.into_child(wiring.streams(), started, shared.clone())))
 }
 
 /// An agent that has become the program, if there is one that could.
-fn executed(shared: &Shared, order: &Order<'_>) -> Option<Agent> {
+fn executed(shared: &Shared, order: &Order<'_>, started: Instant) -> Option<Agent> {
     while let Some(Parked(mut agent)) = shared.take() {
-        match execute(&mut agent, order) {
+        match agent.begin(started).and_then(|()| execute(&mut agent, order)) {
             Ok(true) => return Some(agent),
             // Ended from outside while it waited.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
@@ -138,7 +138,7 @@ fn order<'a>(
 ) -> Result<Order<'a>> {
     let mut calls = Calls::default();
     let next = FIRST + sent.len() as RawFd;
-    let witness = (!filters.is_empty()).then(witness).transpose()?;
+    let witness = filters.iter().any(|step| matches!(step, Step::Seccomp { .. })).then(witness).transpose()?;
     if witness.is_some() {
         map_witness(next, &mut calls);
     }
@@ -146,7 +146,7 @@ fn order<'a>(
         change_directory(&directory, next, &mut calls);
     }
     put_in_place(&sent, &mut calls);
-    filters.iter().for_each(|step| add_filter(step, &mut calls));
+    filters.iter().for_each(|step| add_last(step, &mut calls));
     if let Some(Step::Exec { candidates, argv, envp, .. }) = exec {
         execute_one(candidates, argv, envp, &mut calls);
     }
@@ -226,8 +226,20 @@ fn put_in_place(sent: &[(BorrowedFd<'_>, RawFd)], calls: &mut Calls) {
     }
 }
 
-fn add_filter(step: &Step, calls: &mut Calls) {
-    let Step::Seccomp { program } = step else { return };
+/// What would be in the way of an agent that waits: a low limit of descriptors, and a filter of the caller's.
+fn add_last(step: &Step, calls: &mut Calls) {
+    match step {
+        Step::Limit { resource, soft, hard, .. } => {
+            let limit = calls.words(&[Arg::Number(*soft as i64), Arg::Number(*hard as i64)]);
+            let resource = Arg::Number((*resource).into());
+            calls.call(libc::SYS_prlimit64, [0.into(), resource, limit, 0.into()]);
+        }
+        Step::Seccomp { program } => add_filter(program, calls),
+        _ => {}
+    }
+}
+
+fn add_filter(program: &[crate::sys::BpfInstruction], calls: &mut Calls) {
     const SECCOMP_SET_MODE_FILTER: i32 = 1;
     let instructions = calls.data(&crate::sys::filter_bytes(program));
     let program = calls.words(&[Arg::Number(program.len() as i64), instructions]);

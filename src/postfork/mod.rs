@@ -4,6 +4,7 @@
 //! the other threads of the host, on the host's own heap, with the host's thread-local storage: so it makes raw
 //! system calls on prepared data, and its report is a few words that the parent reads afterwards.
 
+mod bounds;
 mod copy;
 mod mount;
 mod overlay;
@@ -12,6 +13,8 @@ mod program;
 use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::os::fd::{AsFd, RawFd};
+
+pub(crate) use bounds::Bounds;
 
 use crate::plan::{Cell, Fault, Lack, Launch, Memory, Operand, Plan, Step};
 use crate::sys::{self, Errno, Fd, Return, Told};
@@ -35,6 +38,7 @@ pub(crate) struct Context<'a> {
     pub(crate) own: &'a [AtomicU64],
     /// Where the host gets the directory of what the program writes.
     pub(crate) handover: RawFd,
+    pub(crate) bounds: Bounds,
     /// The ids of the writable mounts that init has made, in their order, each plus 1: 0 for none yet.
     pub(crate) writable: &'a [AtomicU64],
 }
@@ -231,7 +235,7 @@ impl<'a> Children<'a> {
                 let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
             }
             // Init uses the memory of the cell until it is executed.
-            sys::wait_for_zero(init_sets_up);
+            self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
             done.unwrap_or_else(|fault| give_up(report, fault));
             if init_report.fault().is_some() {
                 sys::exit(127);
@@ -282,12 +286,13 @@ impl<'a> Children<'a> {
             return Err(Errno(libc::EINVAL));
         };
         let flags = flags | namespaces;
+        let cgroup = self.context.bounds.cgroup.filter(|_| clone == self.plan.program.clone);
         let shared = libc::CLONE_VM as u64;
         // SAFETY: The steps are taken by system calls on data that outlives the child's use of it, and end in exec or
         // exit: nothing on the way allocates, locks, panics or touches thread-local storage. Who clones with
         // `Return::AtOnce` waits for the word; the host reaps what a killed cell leaves before this memory goes.
         #[allow(unsafe_code)]
-        let clone = |flags| unsafe { sys::clone(flags, stack, returns, told, body) };
+        let clone = |flags| unsafe { sys::clone(flags, cgroup, stack, returns, told, body) };
         match memory {
             Memory::Shared => clone(flags | shared),
             Memory::Copied => clone(flags),
@@ -361,7 +366,12 @@ impl State<'_> {
     fn take(&mut self, step: &Step) -> Done {
         match step {
             // Done by the host, or by `Children::clone`.
-            Step::Clone { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::Clone { .. } | Step::Timer { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::CgroupEnable { .. } | Step::Cgroup { .. } | Step::CgroupFile { .. } => {
+                Err(Errno(libc::EINVAL).into())
+            }
+            Step::EnterCgroup => self.enter_cgroup(),
+            Step::Deadline => Ok(self.context.bounds.deadline.map_or(Ok(()), sys::die_at)?),
             Step::WriteProc { path, data, .. } => write_proc(path, data),
             Step::EnterHolder { namespaces } => Ok(sys::setns(sys::borrow(self.context.holder), *namespaces)?),
             Step::EndHolder => Ok(sys::pidfd_send_signal(sys::borrow(self.context.holder), libc::SIGKILL)?),
@@ -397,7 +407,9 @@ impl State<'_> {
             Step::Protect { at } => self.protect(at),
             Step::Seal { at, attributes } => self.seal(at, *attributes),
             Step::Pivot => self.pivot(),
-            Step::ExecInit { mode, securebits, argv, envp } => self.exec_init(*mode, *securebits, argv, envp),
+            Step::ExecInit { mode, securebits, kept, argv, envp } => {
+                self.exec_init(*mode, (*securebits, *kept), argv, envp)
+            }
             Step::Setsid => Ok(sys::setsid()?),
             Step::SessionKeyring => self.leave_session_keyring(),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),

@@ -8,7 +8,7 @@ use super::{Cell, children, diagnosis, lifeline, start_single};
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::ids::check_subordinate;
 use crate::plan::{Holder, Launch, MapLines, Plan, Step};
-use crate::postfork::{Context, Reports};
+use crate::postfork::{Bounds, Context, Reports};
 use crate::sys::Arena;
 
 /// One of the two maps.
@@ -30,8 +30,17 @@ pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Reports>, init: 
     let (inner, outer) = lifeline()?;
     let lifeline = inner.as_raw_fd();
     let given = &[];
-    let context =
-        Context { lifeline, lifeline_host: -1, init, holder: -1, given, own: &[], writable: &[], handover: -1 };
+    let context = Context {
+        lifeline,
+        lifeline_host: -1,
+        init,
+        holder: -1,
+        given,
+        own: &[],
+        writable: &[],
+        handover: -1,
+        bounds: Bounds::NONE,
+    };
     let launch = Launch { clone: holder.clone, body: holder.body.clone() };
     let children = children(plan, &context, arena);
     let cell = Cell::new(start_single(children, &launch, &arena.holder)?, outer, (0, 0));

@@ -3,6 +3,8 @@
 mod arena;
 mod diagnosis;
 mod holder;
+mod leaf;
+mod limited;
 mod process;
 mod strays;
 mod trial;
@@ -24,12 +26,15 @@ use crate::postfork::{Children, Context, Report, Reports};
 use crate::sys::{self, Arena, Ended, Errno, SignalSet, Told};
 
 pub(crate) use holder::{find as find_helper, names as caller_names};
+pub(crate) use limited::Limited;
 pub(crate) use process::{Cell, Process};
 pub(crate) use trial::attempt;
 
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(&plan.steps, &plan.given)?;
+    let limited = Limited::new(plan, started)?;
+    limited.check()?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
     let (own, writable) = (own_devices(plan), writable_mounts(plan));
@@ -46,12 +51,14 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         own: &own,
         handover: handover.as_ref().map_or(-1, |(inner, _)| number(inner)),
         writable: &writable,
+        bounds: limited.bounds(started),
     };
     let children = children(plan, &context, &arena);
-    let (cell, program) = match &plan.cell {
-        Some(cell) => start_cell(children, cell, lifeline)?,
-        None => (None, start_single(children, &plan.program, &arena.program)?),
+    let started_in = match &plan.cell {
+        Some(cell) => start_cell(children, cell, lifeline, &limited),
+        None => start_single(children, &plan.program, &arena.program).map(|program| (None, program)),
     };
+    let (cell, program) = started_in.map_err(|error| limited.explain(plan, &arena, error))?;
     for lack in Lack::ALL.into_iter().filter(|lack| arena.lacks(*lack)) {
         let (layer, why) = lack.told();
         holds.lack(layer, why);
@@ -60,7 +67,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let host_peak = sys::own_peak_memory();
     let keeps = plan.keeps.clone();
     let streams = wiring.streams();
-    let mut child = Child::new(Parts { program, cell, streams, started, host_peak, report: holds, keeps });
+    let mut child = Child::new(Parts { program, cell, streams, started, host_peak, report: holds, keeps, limited });
     if let Some((inner, outer)) = handover {
         // Else a child that has sent nothing would be waited for.
         drop(inner);
@@ -109,6 +116,7 @@ fn start_cell(
     children: Children<'_>,
     cell: &plan::Cell,
     lifeline: Option<(OwnedFd, OwnedFd)>,
+    limited: &Limited,
 ) -> Result<(Option<Cell>, Process)> {
     let Children { plan, reports, .. } = children;
     let told = Told::default();
@@ -128,7 +136,8 @@ fn start_cell(
         let step = if plan.steps.get(reports.cell.step()).is_some() { reports.cell.step() } else { cell.clone };
         return Err(diagnosis::died(plan, step, ended.ok().flatten()));
     }
-    let init = init.zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer, reports.pid_namespace()));
+    let mut init = init.zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer, reports.pid_namespace()));
+    init.iter_mut().for_each(|cell| cell.holds(limited.leaf().cloned()));
     let program = check_cell(children, cell, program)?;
     if let Some(Err(Errno(errno))) = init.as_ref().map(Cell::started) {
         // Before the cell is dropped, for the same reason.

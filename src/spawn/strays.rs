@@ -27,9 +27,8 @@ const PATIENCE: usize = 10;
 /// To look into a process that has made itself not dumpable takes privilege on newer kernels, even if it is dead. Such a one
 /// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them.
 pub(super) fn wait(init: &Process, namespace: (u64, u64)) {
-    let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
     let mut unknown = 0;
-    while matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR)) {
+    while !ends_soon(init) {
         let all_known = end(init, namespace);
         unknown = if all_known { 0 } else { unknown + 1 };
         if unknown > PATIENCE {
@@ -37,6 +36,22 @@ pub(super) fn wait(init: &Process, namespace: (u64, u64)) {
         }
     }
     let _ = init.wait(0);
+}
+
+/// Waits for the end of init, which has not been killed, but ends by itself since its program has ended: at most a second,
+/// for it may have been kept from that.
+pub(super) fn settle(init: &Process, namespace: (u64, u64)) {
+    for _ in 0..1000 / u32::from(SOON) {
+        if ends_soon(init) {
+            break;
+        }
+        end(init, namespace);
+    }
+}
+
+fn ends_soon(init: &Process) -> bool {
+    let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+    !matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR))
 }
 
 /// Kills what is in the namespace, and reaps what of that is the host's child and dead. No other process is touched: which

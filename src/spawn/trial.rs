@@ -2,8 +2,8 @@
 
 use super::{BlockedSignals, Process, arena, children, diagnosis, own_devices, writable_mounts};
 use crate::error::Result;
-use crate::plan::{Launch, Plan, Step};
-use crate::postfork::Context;
+use crate::plan::{self, Launch, Plan, Step};
+use crate::postfork::{Bounds, Context};
 use crate::sys::Errno;
 
 /// Takes `steps` in a process of their own, the first of which clones it, and says which one failed and why.
@@ -11,7 +11,16 @@ use crate::sys::Errno;
 /// Nothing is left of it: namespaces and mounts end with the process, and the process has ended on return.
 pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
     let program = Launch { clone: 0, body: 1..steps.len() };
-    let plan = Plan { steps, holder: None, cell: None, program, given: Vec::new(), ids: None, keeps: None };
+    let plan = Plan {
+        steps,
+        holder: None,
+        cell: None,
+        program,
+        given: Vec::new(),
+        ids: None,
+        bounds: plan::Bounds::default(),
+        keeps: None,
+    };
     let (own, writable) = (own_devices(&plan), writable_mounts(&plan));
     let context = Context {
         lifeline: -1,
@@ -22,6 +31,7 @@ pub(crate) fn attempt(steps: Vec<Step>) -> Result<()> {
         own: &own,
         writable: &writable,
         handover: -1,
+        bounds: Bounds::NONE,
     };
     let arena = arena::take(&plan)?;
     let report = &arena.program;

@@ -14,13 +14,14 @@ mod mount;
 mod process;
 mod query;
 mod strings;
+mod time;
 mod tree;
 
 use core::ffi::{CStr, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 pub(crate) use arch::AUDIT_ARCH;
-pub(crate) use clone::{Arena, Cloned, Return, Sharing, Stack, Told, clone, wait_for_zero};
+pub(crate) use clone::{Arena, Cloned, Return, Sharing, Stack, Told, clone, wait_for_zero, wait_for_zero_until};
 pub(crate) use confine::*;
 pub(crate) use fd::*;
 pub(crate) use image::{AgentData, agent_image, executable, init_image};
@@ -28,6 +29,7 @@ pub(crate) use mount::*;
 pub(crate) use process::*;
 pub(crate) use query::*;
 pub(crate) use strings::CStringArray;
+pub(crate) use time::*;
 pub(crate) use tree::*;
 
 /// The error number of a failed system call.

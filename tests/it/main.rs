@@ -65,4 +65,5 @@ mod store_shared;
 mod threads;
 mod tidy;
 mod toolchains;
+mod wall_time;
 mod writes;

@@ -1,16 +1,24 @@
 //! Resource limits: the caller's value, and the rlimits that it comes to.
 
+mod cgroup;
 mod check;
 mod io;
+mod place;
+mod report;
 mod resource;
 mod rlimit;
 
 use std::time::Duration;
 
+use crate::plan::Wall;
+
+pub(crate) use cgroup::{AS_ROOT, Cgroup, DELEGATE};
 pub(crate) use check::check;
 pub use io::IoMax;
+pub(crate) use place::{Directory, Place};
+pub(crate) use report::told;
 pub use resource::Resource;
-pub(crate) use rlimit::lower;
+pub(crate) use rlimit::{Setting, last, lower};
 
 /// What a sandbox may use. A plain value: every setter takes it and returns it, never fails and touches nothing.
 ///
@@ -61,6 +69,11 @@ impl Limits {
     /// No limit.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// How long the sandbox may take; `later` tells that this is counted from when an agent is told what to execute.
+    pub(crate) fn wall(&self, later: bool) -> Option<Wall> {
+        self.wall_time.map(|time| Wall { time, grace: self.term_grace, later })
     }
 
     /// Sets how much memory all processes of the sandbox may have together, in bytes: what they allocate, the pages of
