@@ -54,7 +54,7 @@ pub enum Cause {
     Killed,
     /// Its wall time was up: [`Limits::wall_time`](crate::Limits::wall_time).
     TimedOut,
-    /// It has used its processor time: [`Limits::cpu_time`](crate::Limits::cpu_time).
+    /// It has used its processor time: [`Limits::cpu_time`](crate::Limits::cpu_time). With that limit, SIGXCPU says so.
     CpuTime,
     /// The sandbox has met its limit of memory: [`Limits::memory`](crate::Limits::memory).
     OutOfMemory,

@@ -7,6 +7,7 @@
 mod again;
 mod alone;
 mod async_host;
+mod cgroup;
 mod changes;
 #[cfg(feature = "image")]
 mod commit;
@@ -41,6 +42,7 @@ mod killed;
 mod landlock;
 mod languages;
 mod lifecycle;
+mod limits;
 mod misuse;
 mod mounts;
 mod namespaces;

@@ -41,24 +41,25 @@ fn limited(limits: Limits) -> Sandbox {
 }
 
 const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn time_is_up_for_the_whole_tree() {
     let (mut reader, writer) = pipe();
-    let mut command = limited(Limits::new().wall_time(200 * MS)).command("/program");
+    let mut command = limited(Limits::new().wall_time(800 * MS)).command("/program");
     let started = Instant::now();
     let mut child = command.args(["ignore", "daemon", "spin", "stop"]).stdout(Stdio::from(writer)).spawn().unwrap();
     drop(command);
     let outcome = child.wait().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGKILL)));
-    assert!(started.elapsed() >= 200 * MS && outcome.usage().wall_time() >= 200 * MS, "{:?}", outcome.usage());
+    assert!(started.elapsed() >= 800 * MS && outcome.usage().wall_time() >= 800 * MS, "{:?}", outcome.usage());
     assert_eq!(reader.read(&mut [0]).unwrap(), 0, "everything has ended");
 }
 
 #[test]
 fn time_is_up_though_nobody_waits() {
     let (mut reader, writer) = pipe();
-    let mut command = limited(Limits::new().wall_time(100 * MS)).command("/program");
+    let mut command = limited(Limits::new().wall_time(800 * MS)).command("/program");
     let child = command.args(["daemon"]).stdout(Stdio::from(writer)).spawn().unwrap();
     drop(command);
     // Blocks as long as one of them lives.
@@ -70,7 +71,7 @@ fn time_is_up_though_nobody_waits() {
 #[test]
 fn a_detached_sandbox_ends_in_time_too() {
     let (mut reader, writer) = pipe();
-    let mut command = limited(Limits::new().wall_time(100 * MS)).command("/program");
+    let mut command = limited(Limits::new().wall_time(800 * MS)).command("/program");
     command.args(["daemon"]).stdout(Stdio::from(writer)).spawn().unwrap().detach().unwrap();
     drop(command);
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
@@ -106,7 +107,7 @@ fn whoever_exits_at_the_last_moment_has_exited_and_whoever_does_not_was_late() {
 
 #[test]
 fn a_grace_asks_before_it_kills() {
-    let limits = Limits::new().wall_time(100 * MS).term_grace(Duration::from_secs(60));
+    let limits = Limits::new().wall_time(600 * MS).term_grace(Duration::from_secs(60));
     // By default a SIGTERM ends it.
     let outcome = limited(limits.clone()).command("/program").status().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGTERM)));
@@ -119,7 +120,7 @@ fn a_grace_asks_before_it_kills() {
     let started = Instant::now();
     let outcome = limited(limits.clone()).command("/program").arg("ignore").status().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGKILL)));
-    assert!(started.elapsed() >= 200 * MS);
+    assert!(started.elapsed() >= 700 * MS);
     // What does not run can't act on a SIGTERM.
     let outcome = limited(limits).command("/program").arg("stop").status().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGKILL)));
@@ -128,7 +129,7 @@ fn a_grace_asks_before_it_kills() {
 #[test]
 fn a_program_of_another_id_is_asked_too() {
     for_root!();
-    let limits = Limits::new().wall_time(100 * MS).term_grace(Duration::from_secs(60));
+    let limits = Limits::new().wall_time(600 * MS).term_grace(Duration::from_secs(60));
     let sandbox = limited(limits).uid_map(IdMap::new(0, 0, 1)).uid_map(IdMap::new(7, 70_007, 1)).user(7, 0);
     for sandbox in [sandbox.clone(), sandbox.gid_map(IdMap::new(0, 0, 1)).gid_map(IdMap::new(7, 70_007, 1)).user(7, 7)]
     {
@@ -179,9 +180,9 @@ fn without_an_init_there_is_nobody_to_end_it() {
 
 #[test]
 fn in_a_pool_time_counts_from_the_start_of_the_program() {
-    let pool = limited(Limits::new().wall_time(300 * MS).open_files(8)).prepare().unwrap().pool(1).unwrap();
+    let pool = limited(Limits::new().wall_time(SECOND).open_files(8)).prepare().unwrap().pool(1).unwrap();
     // Longer than a program may run.
-    std::thread::sleep(400 * MS);
+    std::thread::sleep(SECOND + 100 * MS);
     let outcome = pool.command("/program").args(["sleep", "50", "exit", "3"]).status().unwrap();
     assert_eq!((outcome.cause(), outcome.code()), (Cause::Exited, Some(3)));
     let outcome = pool.command("/program").args(["ignore", "daemon"]).status().unwrap();
@@ -194,7 +195,7 @@ fn every_stream_and_a_lock_of_the_root_leave_room_for_the_timer() {
     crate::harness::removable(base.path());
     let root = Rootfs::dir("/").overlay(real(base.path()));
     drop(File::open("/dev/null"));
-    let sandbox = Sandbox::new().rootfs(root).limits(Limits::new().wall_time(100 * MS));
+    let sandbox = Sandbox::new().rootfs(root).limits(Limits::new().wall_time(800 * MS));
     match sandbox.command("/bin/sleep").arg("60").status() {
         Ok(outcome) => assert_eq!(outcome.cause(), Cause::TimedOut),
         // The directory is no place for an overlay's changes on this host.

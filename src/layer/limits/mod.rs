@@ -111,11 +111,14 @@ impl Limits {
         self
     }
 
-    /// Sets how much processor time may be used; whoever has used it is killed, and if that ends the program the cause is
+    /// Sets how much processor time may be used. If that ends the program, the cause is
     /// [`CpuTime`](crate::Cause::CpuTime).
     ///
-    /// Each process by itself is held to it in any case, in whole seconds, rounded up (`RLIMIT_CPU`). With a cgroup of
-    /// version 2 all processes of the sandbox together are, for as long as somebody waits for the program.
+    /// Each process by itself is held to it in any case, in whole seconds, rounded up: it gets SIGXCPU, and a second later
+    /// SIGKILL (`RLIMIT_CPU`; the kernel counts by ticks there, and may be early on a busy virtual machine). With a cgroup
+    /// of version 2 all processes of the sandbox together are: they are killed as soon as somebody sees it who waits for the
+    /// program. Processes that a program has many of are bounded by [`pids`](Limits::pids), and all by
+    /// [`wall_time`](Limits::wall_time).
     pub fn cpu_time(mut self, time: Duration) -> Self {
         self.cpu_time = Some(time);
         self

@@ -120,15 +120,18 @@ fn is_host_root(uid: u32) -> bool {
 /// What the policy names, each once.
 fn named(limits: &Limits, processes: Option<u64>) -> Result<Vec<Named>> {
     let mut named: Vec<Named> = Vec::new();
-    // What has used its time is killed at once: both limits are the same.
+    // What has used its time gets SIGXCPU, by which its end is told from others, and if it goes on, SIGKILL a second later.
     let seconds = limits.cpu_time.map(|time| time.as_secs() + u64::from(time.subsec_nanos() != 0));
     let of_their_own = [
-        (Resource::OpenFiles, limits.open_files),
-        (Resource::FileSize, limits.file_size),
-        (Resource::CpuTime, seconds),
-        (Resource::Processes, processes),
+        (Resource::OpenFiles, limits.open_files, 0),
+        (Resource::FileSize, limits.file_size, 0),
+        (Resource::CpuTime, seconds, 1),
+        (Resource::Processes, processes, 0),
     ];
-    let of_their_own = of_their_own.iter().filter_map(|(resource, value)| value.map(|v| (*resource, v, v)));
+    let of_their_own = of_their_own.iter().filter_map(|(resource, value, more)| {
+        let soft = (*value)?;
+        Some((*resource, soft, soft.saturating_add(*more)))
+    });
     for (resource, soft, hard) in of_their_own.chain(limits.rlimits.iter().copied()) {
         let limit = Named { resource, soft, hard };
         check(limit)?;
