@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, openat};
@@ -68,6 +68,7 @@ impl Leaf {
                 Step::Cgroup { directory } => {
                     let path = Path::new(std::ffi::OsStr::from_bytes(directory.0.as_bytes()));
                     sweep_once(path);
+                    late().retain(|(above, name)| remove(above, name).is_err());
                     leaf = Some(Self::new(path).map_err(|error| failed(step, &error))?);
                 }
                 Step::CgroupFile { name, data, optional } => {
@@ -177,9 +178,17 @@ impl Drop for Leaf {
         }
         if remove(&self.above, &self.name).is_err() {
             self.kill();
-            remove_patiently(&self.above, &self.name);
+            if !remove_patiently(&self.above, &self.name) {
+                late().push((self.above.clone(), self.name.clone()));
+            }
         }
     }
+}
+
+/// What could not be removed in time: with the next group that is made, it is tried again.
+fn late() -> MutexGuard<'static, Vec<(PathBuf, String)>> {
+    static LATE: Mutex<Vec<(PathBuf, String)>> = Mutex::new(Vec::new());
+    LATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn value(text: &str, key: &str) -> Option<u64> {
@@ -220,13 +229,17 @@ fn remove(above: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// Removes a group whose processes are ending.
-fn remove_patiently(above: &Path, name: &str) {
+/// Removes a group whose processes are ending, if they do so in time.
+fn remove_patiently(above: &Path, name: &str) -> bool {
     let (deadline, mut pause) = (Instant::now() + PATIENCE, Duration::from_micros(100));
-    while remove(above, name).is_err() && Instant::now() < deadline {
+    while remove(above, name).is_err() {
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
+    true
 }
 
 /// Removes what dead hosts have left, when a directory is used first.

@@ -60,7 +60,12 @@ macro_rules! delegated {
         let controllers: &[&str] = &$controllers;
         match Delegated::new($name, controllers) {
             Some(directory) => directory,
-            None => skip!("no cgroup of version 2 with {controllers:?} that this caller may divide"),
+            None if std::env::var_os("BELLJAR_TEST_CGROUP").is_some() => skip!("{controllers:?} are not delegated"),
+            // What a host gives is its administrator's choice: the virtual machines of the tests have it all.
+            None => {
+                eprintln!("SKIPPED: no cgroup of version 2 with {controllers:?} that this caller may divide");
+                return;
+            }
         }
     }};
 }
@@ -146,7 +151,12 @@ fn without_an_init_the_group_ends_what_is_left() {
     drop(command);
     assert!(outcome.success());
     assert_eq!(reader.read(&mut [0]).unwrap(), 0, "the daemon has ended");
-    assert_eq!(directory.groups().len(), 0);
+    // A group whose last process is slow to end is removed with the next.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !directory.groups().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", directory.groups());
+        sandbox(&directory, Limits::new()).command("/program").args(["exit", "0"]).status().unwrap();
+    }
 }
 
 #[test]
@@ -207,11 +217,12 @@ fn memory_is_bounded_whatever_it_is_used_for() {
 fn processors_are_shared_out() {
     let directory = delegated!("cpu-max", ["cpu"]);
     let tenth = Limits::new().cpu_max(Duration::from_millis(10), Duration::from_millis(100));
-    let limits = tenth.wall_time(Duration::from_secs(1));
+    let limits =
+        tenth.wall_time(Duration::from_secs(if std::env::var_os("BELLJAR_TEST_VM").is_some() { 60 } else { 6 }));
     let outcome = sandbox(&directory, limits).command("/program").args(["spin", "4"]).status().unwrap();
     assert_eq!(outcome.cause(), Cause::TimedOut);
     let used = outcome.usage().user_time() + outcome.usage().system_time();
-    assert!(used < Duration::from_millis(500), "{used:?} of a tenth of a second");
+    assert!(used * 5 < outcome.usage().wall_time(), "{used:?} of a tenth of {:?}", outcome.usage());
 }
 
 #[test]

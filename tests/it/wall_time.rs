@@ -40,26 +40,28 @@ fn limited(limits: Limits) -> Sandbox {
     with_program(&program()).limits(limits)
 }
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
+/// So many milliseconds; of a virtual machine, whose clock outruns its processor, more.
+fn ms(count: u32) -> Duration {
+    Duration::from_millis(if std::env::var_os("BELLJAR_TEST_VM").is_some() { 20 } else { 1 }) * count
+}
 
 #[test]
 fn time_is_up_for_the_whole_tree() {
     let (mut reader, writer) = pipe();
-    let mut command = limited(Limits::new().wall_time(800 * MS)).command("/program");
+    let mut command = limited(Limits::new().wall_time(ms(800))).command("/program");
     let started = Instant::now();
     let mut child = command.args(["ignore", "daemon", "spin", "stop"]).stdout(Stdio::from(writer)).spawn().unwrap();
     drop(command);
     let outcome = child.wait().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGKILL)));
-    assert!(started.elapsed() >= 800 * MS && outcome.usage().wall_time() >= 800 * MS, "{:?}", outcome.usage());
+    assert!(started.elapsed() >= ms(800) && outcome.usage().wall_time() >= ms(800), "{:?}", outcome.usage());
     assert_eq!(reader.read(&mut [0]).unwrap(), 0, "everything has ended");
 }
 
 #[test]
 fn time_is_up_though_nobody_waits() {
     let (mut reader, writer) = pipe();
-    let mut command = limited(Limits::new().wall_time(800 * MS)).command("/program");
+    let mut command = limited(Limits::new().wall_time(ms(800))).command("/program");
     let child = command.args(["daemon"]).stdout(Stdio::from(writer)).spawn().unwrap();
     drop(command);
     // Blocks as long as one of them lives.
@@ -71,7 +73,7 @@ fn time_is_up_though_nobody_waits() {
 #[test]
 fn a_detached_sandbox_ends_in_time_too() {
     let (mut reader, writer) = pipe();
-    let mut command = limited(Limits::new().wall_time(800 * MS)).command("/program");
+    let mut command = limited(Limits::new().wall_time(ms(800))).command("/program");
     command.args(["daemon"]).stdout(Stdio::from(writer)).spawn().unwrap().detach().unwrap();
     drop(command);
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
@@ -89,10 +91,10 @@ fn a_program_that_ends_in_time_has_ended_by_itself() {
 
 #[test]
 fn whoever_exits_at_the_last_moment_has_exited_and_whoever_does_not_was_late() {
-    let sandbox = limited(Limits::new().wall_time(30 * MS));
+    let sandbox = limited(Limits::new().wall_time(ms(30)));
     let mut seen = [0, 0];
     for turn in 0..40 {
-        let sleep = (10 + turn).to_string();
+        let sleep = ms(10 + turn).as_millis().to_string();
         let outcome = sandbox.command("/program").args(["sleep", &sleep, "exit", "0"]).status();
         match outcome.map(|outcome| (outcome.cause(), outcome.code(), outcome.signal())) {
             Ok((Cause::Exited, Some(0), None)) => seen[0] += 1,
@@ -107,7 +109,7 @@ fn whoever_exits_at_the_last_moment_has_exited_and_whoever_does_not_was_late() {
 
 #[test]
 fn a_grace_asks_before_it_kills() {
-    let limits = Limits::new().wall_time(600 * MS).term_grace(Duration::from_secs(60));
+    let limits = Limits::new().wall_time(ms(600)).term_grace(Duration::from_secs(60));
     // By default a SIGTERM ends it.
     let outcome = limited(limits.clone()).command("/program").status().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGTERM)));
@@ -116,11 +118,11 @@ fn a_grace_asks_before_it_kills() {
     // Whoever has ended before was not asked.
     let outcome = limited(limits.clone()).command("/program").args(["exit", "7"]).status().unwrap();
     assert_eq!((outcome.cause(), outcome.code()), (Cause::Exited, Some(7)));
-    let limits = limits.term_grace(100 * MS);
+    let limits = limits.term_grace(ms(100));
     let started = Instant::now();
     let outcome = limited(limits.clone()).command("/program").arg("ignore").status().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGKILL)));
-    assert!(started.elapsed() >= 700 * MS);
+    assert!(started.elapsed() >= ms(700));
     // What does not run can't act on a SIGTERM.
     let outcome = limited(limits).command("/program").arg("stop").status().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGKILL)));
@@ -129,7 +131,7 @@ fn a_grace_asks_before_it_kills() {
 #[test]
 fn a_program_of_another_id_is_asked_too() {
     for_root!();
-    let limits = Limits::new().wall_time(600 * MS).term_grace(Duration::from_secs(60));
+    let limits = Limits::new().wall_time(ms(600)).term_grace(Duration::from_secs(60));
     let sandbox = limited(limits).uid_map(IdMap::new(0, 0, 1)).uid_map(IdMap::new(7, 70_007, 1)).user(7, 0);
     for sandbox in [sandbox.clone(), sandbox.gid_map(IdMap::new(0, 0, 1)).gid_map(IdMap::new(7, 70_007, 1)).user(7, 7)]
     {
@@ -153,11 +155,11 @@ fn slow_to_set_up() {
     let sandbox = host().copy_in(real(source.path()), Tmpfs::new("/copy")).bind(real(out.path()), "/out");
     // The control: it can be set up.
     assert!(sandbox.command("true").status().unwrap().success());
-    let mut command = sandbox.limits(Limits::new().wall_time(8 * MS)).command("sh");
+    let mut command = sandbox.limits(Limits::new().wall_time(Duration::from_millis(8))).command("sh");
     let error = command.args(["-c", "echo ran >/out/ran"]).spawn().map(drop).unwrap_err();
     assert_eq!((error.layer(), error.kind()), (Layer::Limits, ErrorKind::Os), "{error}");
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
-    assert_eq!(error.step(), "wall_time 8ms");
+    assert!(error.step().starts_with("wall_time "), "{error}");
     assert!(error.to_string().contains("the time was up while the sandbox was set up"), "{error}");
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::TimedOut);
     assert!(!out.path().join("ran").exists());
@@ -172,7 +174,7 @@ fn a_time_that_is_up_at_once_starts_nothing() {
 
 #[test]
 fn without_an_init_there_is_nobody_to_end_it() {
-    let sandbox = Sandbox::new().namespaces(Namespaces::empty()).limits(Limits::new().wall_time(100 * MS));
+    let sandbox = Sandbox::new().namespaces(Namespaces::empty()).limits(Limits::new().wall_time(ms(100)));
     let error = sandbox.command("/bin/true").spawn().unwrap_err();
     assert_eq!((error.layer(), error.kind()), (Layer::Limits, ErrorKind::InvalidPolicy));
     assert!(error.to_string().contains("Namespaces::PID"), "{error}");
@@ -180,10 +182,10 @@ fn without_an_init_there_is_nobody_to_end_it() {
 
 #[test]
 fn in_a_pool_time_counts_from_the_start_of_the_program() {
-    let pool = limited(Limits::new().wall_time(SECOND).open_files(8)).prepare().unwrap().pool(1).unwrap();
+    let pool = limited(Limits::new().wall_time(ms(1000)).open_files(8)).prepare().unwrap().pool(1).unwrap();
     // Longer than a program may run.
-    std::thread::sleep(SECOND + 100 * MS);
-    let outcome = pool.command("/program").args(["sleep", "50", "exit", "3"]).status().unwrap();
+    std::thread::sleep(ms(1100));
+    let outcome = pool.command("/program").args(["sleep", "1", "exit", "3"]).status().unwrap();
     assert_eq!((outcome.cause(), outcome.code()), (Cause::Exited, Some(3)));
     let outcome = pool.command("/program").args(["ignore", "daemon"]).status().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGKILL)));
@@ -195,7 +197,7 @@ fn every_stream_and_a_lock_of_the_root_leave_room_for_the_timer() {
     crate::harness::removable(base.path());
     let root = Rootfs::dir("/").overlay(real(base.path()));
     drop(File::open("/dev/null"));
-    let sandbox = Sandbox::new().rootfs(root).limits(Limits::new().wall_time(800 * MS));
+    let sandbox = Sandbox::new().rootfs(root).limits(Limits::new().wall_time(ms(800)));
     match sandbox.command("/bin/sleep").arg("60").status() {
         Ok(outcome) => assert_eq!(outcome.cause(), Cause::TimedOut),
         // The directory is no place for an overlay's changes on this host.

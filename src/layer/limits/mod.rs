@@ -36,7 +36,7 @@ pub(crate) use rlimit::{Setting, last, lower};
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use std::time::Duration;
 /// use belljar::{Cause, Limits, Rootfs, Sandbox};
 ///
@@ -77,7 +77,7 @@ impl Limits {
     }
 
     /// Sets how much memory all processes of the sandbox may have together, in bytes: what they allocate, the pages of
-    /// files that they read and write, and everything in the sandbox's tmpfs.
+    /// files that they read and write, and what they put into a tmpfs. What the policy itself puts there is not counted.
     ///
     /// When there is no more to reclaim the kernel kills them all, and the cause is
     /// [`OutOfMemory`](crate::Cause::OutOfMemory). Unless [`swap`](Limits::swap) is set, nothing is swapped: else the
@@ -104,8 +104,8 @@ impl Limits {
     /// Sets how many processes and threads may exist in the sandbox at a time, the program among them: at least 1.
     ///
     /// With a cgroup of version 2 that has the pids controller it binds every program. Else it is `RLIMIT_NPROC`, which
-    /// counts for each user in a user namespace since Linux 5.14, and binds neither the host's user 0 nor who has
-    /// `CAP_SYS_RESOURCE` or `CAP_SYS_ADMIN` there: where it would not bind, the start fails.
+    /// counts for each user in a user namespace since Linux 5.14, and does not bind the host's user 0: where it would not
+    /// bind, the start fails. With it, those that have started the program are counted for a moment.
     pub fn pids(mut self, count: u64) -> Self {
         self.pids = Some(count);
         self
