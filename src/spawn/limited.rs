@@ -31,6 +31,8 @@ struct Clock {
     wall: Wall,
     timer: OwnedFd,
     ends: Option<Instant>,
+    /// The same on the kernel's clock.
+    moment: Option<Moment>,
 }
 
 impl Limited {
@@ -42,14 +44,12 @@ impl Limited {
     }
 
     /// What the children of the start get of it.
-    pub(super) fn bounds(&self, started: Instant) -> Bounds {
+    pub(super) fn bounds(&self) -> Bounds {
         let clock = self.clock.as_ref();
         Bounds {
             timer: clock.map(|clock| clock.timer.as_raw_fd()),
             cgroup: self.leaf.as_ref().map(|leaf| leaf.number()),
-            deadline: clock
-                .filter(|clock| !clock.wall.later)
-                .and_then(|clock| moment(started, clock.wall.time).ok()?),
+            deadline: clock.filter(|clock| !clock.wall.later).and_then(|clock| clock.moment),
         }
     }
 
@@ -152,7 +152,7 @@ impl Clock {
         let step = Step::Timer { time: wall.time, grace: wall.grace };
         let failed = |Errno(errno)| Error::os(Layer::Limits, step.to_string(), errno);
         let timer = above_streams(sys::timer().map_err(failed)?.into())?;
-        let mut clock = Self { wall, timer, ends: None };
+        let mut clock = Self { wall, timer, ends: None, moment: None };
         if !wall.later {
             clock.arm(started)?;
         }
@@ -163,8 +163,9 @@ impl Clock {
         let step = Step::Timer { time: self.wall.time, grace: self.wall.grace };
         let failed = |Errno(errno)| Error::os(Layer::Limits, step.to_string(), errno);
         self.ends = started.checked_add(self.wall.time);
+        self.moment = moment(started, self.wall.time).map_err(failed)?;
         // What is too far ahead to be told never comes.
-        let Some(moment) = moment(started, self.wall.time).map_err(failed)? else { return Ok(()) };
+        let Some(moment) = self.moment else { return Ok(()) };
         sys::arm(self.timer.as_fd(), moment, self.wall.grace.unwrap_or_default()).map_err(failed)
     }
 
@@ -175,8 +176,9 @@ impl Clock {
 
 /// The end of `time` from `started` on, on the kernel's clock. [`Instant`] is of the same, but does not tell.
 fn moment(started: Instant, time: Duration) -> sys::Result<Option<Moment>> {
-    let now = Moment::now()?;
-    Ok(now.after(time.saturating_sub(started.elapsed())))
+    // In this order: rather late than early, since a program that was ended before the time is told to have been killed.
+    let left = time.saturating_sub(started.elapsed());
+    Ok(Moment::now()?.after(left))
 }
 
 /// The error of a start whose time was up.

@@ -51,7 +51,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         own: &own,
         handover: handover.as_ref().map_or(-1, |(inner, _)| number(inner)),
         writable: &writable,
-        bounds: limited.bounds(started),
+        bounds: limited.bounds(),
     };
     let children = children(plan, &context, &arena);
     let started_in = match &plan.cell {

@@ -173,12 +173,12 @@ fn processor_time_is_of_the_whole_tree() {
     let directory = delegated!("cpu-time", []);
     let limits = Limits::new().cpu_time(Duration::from_millis(400)).wall_time(Duration::from_secs(60));
     let outcome = sandbox(&directory, limits.clone()).command("/program").args(["spin", "8"]).status().unwrap();
-    assert_eq!((outcome.cause(), outcome.success()), (Cause::CpuTime, false));
+    assert_eq!((outcome.cause(), outcome.success()), (Cause::CpuTime, false), "{outcome:?}");
     let used = outcome.usage().user_time() + outcome.usage().system_time();
     assert!(used >= Duration::from_millis(300), "{used:?}");
     // Output is collected, and so it is waited for.
     let output = sandbox(&directory, limits).command("/program").args(["spin", "8"]).output().unwrap();
-    assert_eq!(output.outcome.cause(), Cause::CpuTime);
+    assert_eq!(output.outcome.cause(), Cause::CpuTime, "{:?}", output.outcome);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{AS_ROOT, Limits, Resource};
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Step;
-use crate::sys;
+use crate::sys::{self, Errno};
 
 const MIB: u64 = 1 << 20;
 const NONE: u64 = libc::RLIM64_INFINITY;
@@ -153,7 +153,8 @@ fn check(limit: Named) -> Result<()> {
         return Err(Error::invalid(Layer::Limits, words, cause).with_errno(libc::EINVAL));
     }
     // Nobody in a user namespace of its own may raise a hard limit, and without one only CAP_SYS_RESOURCE may.
-    let own = sys::hard_limit(number).unwrap_or(NONE);
+    let failed = |Errno(errno)| Error::os(Layer::Limits, limit.words(), errno);
+    let own = sys::hard_limit(number).map_err(failed)?;
     if hard > own {
         let cause = format!("the hard limit of this process is {own}, and can't be raised");
         return Err(Error::invalid(Layer::Limits, words, cause)
