@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
-use std::fs::{File, Permissions};
+use std::fs::{DirBuilder, File, Metadata, Permissions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,8 +28,11 @@ use crate::sys::{self, Errno};
 
 const PREFIX: &str = "belljar-";
 
+/// The mode of a group of ours: with its name and its owner, what tells it from what somebody else has made.
+const MODE: u32 = 0o1700;
+
 /// The mode of a group whose sandbox was detached from its host: it is not ended for want of a lock.
-const DETACHED: u32 = 0o1755;
+const DETACHED: u32 = 0o1500;
 
 /// How often a group is made anew that somebody takes for a dead host's.
 const ATTEMPTS: usize = 100;
@@ -88,7 +91,7 @@ impl Leaf {
         let mut name = String::new();
         for _ in 0..ATTEMPTS {
             name = unused_name();
-            match std::fs::create_dir(above.join(&name)) {
+            match DirBuilder::new().mode(MODE).create(above.join(&name)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made?,
             }
@@ -256,20 +259,38 @@ fn sweep(above: &Path) {
     let entries = std::fs::read_dir(above).into_iter().flatten().flatten();
     for entry in entries {
         let file_name = entry.file_name();
-        let Some(name) = file_name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
-        let mine = entry.metadata().is_ok_and(|data| {
-            use std::os::unix::fs::MetadataExt;
-            data.is_dir() && data.uid() == nix::unistd::geteuid().as_raw()
-        });
+        let Some(name) = file_name.to_str().filter(|name| is_ours(name)) else { continue };
+        let Some(mode) = entry.metadata().ok().and_then(|data| mode_of_ours(&data)) else { continue };
         let path = above.join(name);
         // Held until the group is gone.
-        let Some(_lock) = mine.then(|| open_locked(&path).ok().flatten()).flatten() else { continue };
-        let detached = entry.metadata().is_ok_and(|data| data.permissions().mode() & 0o7777 == DETACHED);
-        if remove(above, name).is_err() && !detached {
+        let Ok(Some(_lock)) = open_locked(&path) else { continue };
+        if remove(above, name).is_err() && mode != DETACHED {
             let _ = std::fs::write(path.join("cgroup.kill"), "1");
             remove_patiently(above, name);
         }
     }
+}
+
+/// Whether a name is one that [`unused_name`] makes.
+fn is_ours(name: &str) -> bool {
+    let parts: Vec<_> = name.strip_prefix(PREFIX).unwrap_or_default().split('-').collect();
+    match parts.as_slice() {
+        [pid, count, random] => {
+            pid.parse::<u32>().is_ok() && count.parse::<u64>().is_ok() && random.len() == 8 && is_hex(random)
+        }
+        _ => false,
+    }
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The mode of a directory that this user's processes have made for a sandbox.
+fn mode_of_ours(data: &Metadata) -> Option<u32> {
+    let mine = data.is_dir() && data.uid() == nix::unistd::geteuid().as_raw();
+    let mode = data.permissions().mode() & 0o7777;
+    (mine && [MODE, DETACHED].contains(&mode)).then_some(mode)
 }
 
 /// A step of the host's that failed.
@@ -318,5 +339,25 @@ pub(super) fn entry_failed(error: Error, errno: i32) -> Error {
     match entry_hint(errno) {
         Some(hint) => Error::os(Layer::Limits, error.step(), errno).with_hint(hint),
         None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_ours_are_known_and_no_others() {
+        assert!(is_ours(&unused_name()));
+        for other in [
+            "belljar",
+            "belljar-",
+            "belljar-test-1-00000000",
+            "belljar-1-2-0000000g",
+            "belljar-1-2-000",
+            "1-2-00000000",
+        ] {
+            assert!(!is_ours(other), "{other}");
+        }
     }
 }

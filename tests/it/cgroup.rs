@@ -235,24 +235,29 @@ fn groups_of_dead_hosts_are_swept_and_those_of_others_are_not() {
         std::process::abort();
     }
     let directory = delegated!("sweep", []);
-    let foreign = directory.0.join("belljar-somebody-elses");
+    // With a name like ours, and processes: the sandbox's own is in a directory that sweeps too.
+    let named_alike = Delegated(directory.0.join("belljar-1-1-0123abcd"));
+    fs::create_dir(&named_alike.0).unwrap();
+    let foreign = directory.0.join("belljar-2-2-0123abcd");
     // Somebody's who holds the lock, as a host that lives does.
-    fs::create_dir(&foreign).unwrap();
+    std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o1700).create(&foreign).unwrap();
     let _lock = locked(&foreign).unwrap();
     for _ in 0..3 {
         let status = again(name, "dies").env("DIRECTORY", &directory.0).output().unwrap().status;
         assert!(!status.success());
     }
-    assert!(directory.groups().len() > 1, "they are left by the dead");
+    assert!(directory.groups().len() > 2, "they are left by the dead");
     // Their inits may take a moment to end.
-    let dead: Vec<_> = directory.groups().into_iter().filter(|group| *group != foreign).collect();
+    let kept = |group: &PathBuf| *group == foreign || *group == named_alike.0;
+    let dead: Vec<_> = directory.groups().into_iter().filter(|group| !kept(group)).collect();
     let deadline = Instant::now() + Duration::from_secs(10);
     while !dead.iter().all(|group| locked(group).is_some()) {
         assert!(Instant::now() < deadline, "{dead:?}");
     }
     let sandbox = with_program(&program()).cgroup(&directory.0);
     assert!(sandbox.command("/program").args(["exit", "0"]).status().unwrap().success());
-    assert_eq!(directory.groups(), [foreign]);
+    assert_eq!(directory.groups().iter().filter(|group| kept(group)).count(), 2);
+    assert_eq!(directory.groups().len(), 2);
 }
 
 /// The directory, if nobody else has its lock.
