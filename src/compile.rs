@@ -3,6 +3,7 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
+mod bounds;
 mod handle;
 mod report;
 mod template;
@@ -19,6 +20,7 @@ use crate::layer::capabilities::Capabilities;
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
+use crate::layer::limits::Cgroup;
 use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
@@ -52,6 +54,7 @@ fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
     let mut plan = Plan { given, ..Plan::default() };
     plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
+    policy.lower_bounds(command, &mut plan);
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
         true => policy.arrange_cell(inside, program, &mut plan),
@@ -68,6 +71,7 @@ struct Resolved<'a> {
     network: Network,
     caller: Caller,
     ids: Lowered,
+    cgroup: Option<Cgroup>,
 }
 
 impl<'a> Resolved<'a> {
@@ -84,7 +88,8 @@ impl<'a> Resolved<'a> {
             true => ids::lower(&sandbox.ids, caller)?,
             false => ids::lower_without_namespace(&sandbox.ids, caller)?,
         };
-        Ok(Self { sandbox, own, network, caller, ids })
+        let cgroup = Cgroup::lower(&sandbox.limits, sandbox.cgroup.as_deref())?;
+        Ok(Self { sandbox, own, network, caller, ids, cgroup })
     }
 
     fn has(&self, namespace: Namespaces) -> bool {
@@ -109,12 +114,13 @@ impl<'a> Resolved<'a> {
     fn lower_holder(&self, plan: &mut Plan) {
         if self.holder() {
             let namespaces = libc::CLONE_NEWUSER as u64;
-            let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
+            let clone = plan.push(Step::Clone { process: "holder", namespaces, memory: Memory::Shared });
             // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
             // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
             let init = exec_init(0o555, Capabilities::empty(), vec![c"belljar-init".into(), c"holder".into()]);
-            plan.steps.extend([clone, init, self.ids.write_outside()]);
-            plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
+            let body = plan.extend([init]);
+            let maps = plan.push(self.ids.write_outside());
+            plan.holder = Some(Holder { clone, body, maps });
         }
     }
 
@@ -233,7 +239,7 @@ impl<'a> Resolved<'a> {
             process::lower_oom_score(steps);
         }
         process::lower_state(steps);
-        limits::lower(&self.sandbox.limits, steps)?;
+        self.lower_limits(command.agent.is_some(), steps)?;
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
@@ -339,7 +345,7 @@ impl<'a> Resolved<'a> {
             inside.insert(last, Step::JoinNetwork);
         }
         inside.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
-        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME;
+        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME | self.made_by_program();
         let first = self.own - later;
         let clone = match self.holder() {
             true => plan.push(self.clone("cell", Namespaces::empty())),
@@ -359,7 +365,7 @@ impl<'a> Resolved<'a> {
         let meanwhile = plan.extend(self.lower_meanwhile(net));
         plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile, order: Order::InitFirst });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
-        plan.program = Launch { clone, body: plan.extend(program) };
+        plan.program = Launch { clone, body: plan.extend(self.lower_start().into_iter().chain(program)) };
     }
 
     /// What the cell does while init takes its steps.
@@ -376,7 +382,8 @@ impl<'a> Resolved<'a> {
     /// Without a PID namespace there is no init: one process takes all steps.
     fn arrange_single(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         inside.extend(program);
-        let mut made = self.own - Namespaces::TIME;
+        let inside = self.lower_entry_to_cgroup().into_iter().chain(inside);
+        let mut made = self.own - Namespaces::TIME - self.made_by_program();
         if self.holder() {
             made -= Namespaces::USER;
         }

@@ -99,6 +99,7 @@ impl Resolved<'_> {
         let mut plan = Plan { given, template: Some(template.clone()), ..Plan::default() };
         plan.ids = Some(self.ids.maps());
         plan.keeps = template.keeps.clone();
+        self.lower_bounds(command, &mut plan);
         let joins = template.networks().is_some();
         let makes = self.has(Namespaces::NET) && !joins;
         let clone = plan.push(self.clone("cell", Namespaces::empty()));
@@ -111,7 +112,7 @@ impl Resolved<'_> {
             body.push(Step::DropGroups);
         }
         body.push(Step::EnterTemplate { network: joins });
-        body.extend(unshare(self.own - Namespaces::NET - Namespaces::TIME));
+        body.extend(unshare(self.own - Namespaces::NET - Namespaces::TIME - self.made_by_program()));
         self.ids.write_nested(&mut body);
         namespaces::lower_names(self.own, self.sandbox.hostname.as_deref(), &mut body)?;
         let body = plan.extend(body);
@@ -125,6 +126,7 @@ impl Resolved<'_> {
         }
         init.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         private.append(&mut program);
+        private.splice(0..0, self.lower_start());
         let init = Launch { clone: clone_init, body: plan.extend(init) };
         let meanwhile = plan.extend(self.lower_meanwhile(makes));
         let order = if makes { Order::InitFirst } else { Order::Together };

@@ -4,6 +4,7 @@
 //! the other threads of the host, on the host's own heap, with the host's thread-local storage: so it makes raw
 //! system calls on prepared data, and its report is a few words that the parent reads afterwards.
 
+mod bounds;
 mod context;
 mod copy;
 mod mount;
@@ -17,6 +18,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use std::os::fd::AsFd;
 
+pub(crate) use bounds::Bounds;
 pub(crate) use context::{Context, Writable};
 pub(crate) use report::{Report, Reports};
 
@@ -70,19 +72,21 @@ impl<'a> Children<'a> {
 
     /// The body of the cell.
     fn run_cell(self, cell: &Cell) {
-        let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
+        let Reports { cell: report, init: init_report, .. } = self.reports;
         self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
         // Init uses it, and the rest of this memory, until it is executed.
         let body = || self.run(cell.init.as_ref().map_or(0..0, |init| init.body.clone()), init_report);
         if let Some(init) = &cell.init {
             self.start_init(init, &body, cell.meanwhile.clone());
             if cell.order == Order::InitFirst {
-                sys::wait_for_zero(init_sets_up);
+                self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
                 self.end_if_failed(init_report);
             }
         }
         self.start_program();
-        sys::wait_for_zero(init_sets_up);
+        if cell.init.is_some() {
+            self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
+        }
         sys::exit(0)
     }
 
@@ -101,7 +105,7 @@ impl<'a> Children<'a> {
         if let Err(fault) = noted.and_then(|()| self.take(meanwhile, report)) {
             // Init may wait for what the cell was to pass, and uses its memory until it is executed.
             let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
-            sys::wait_for_zero(init_sets_up);
+            let _ = self.wait_for_init();
             give_up(report, fault);
         }
     }
@@ -166,12 +170,13 @@ impl<'a> Children<'a> {
             return Err(Errno(libc::EINVAL));
         };
         let flags = flags | namespaces;
+        let cgroup = self.context.bounds.cgroup.filter(|_| clone == self.plan.program.clone);
         let shared = libc::CLONE_VM as u64;
         // SAFETY: The steps are taken by system calls on data that outlives the child's use of it, and end in exec or
         // exit: nothing on the way allocates, locks, panics or touches thread-local storage. Who clones with
         // `Return::AtOnce` waits for the word; the host reaps what a killed cell leaves before this memory goes.
         #[allow(unsafe_code)]
-        let clone = |flags| unsafe { sys::clone(flags, stack, returns, told, body) };
+        let clone = |flags| unsafe { sys::clone(flags, cgroup, stack, returns, told, body) };
         match memory {
             Memory::Shared => clone(flags | shared),
             Memory::Copied => clone(flags),
@@ -254,7 +259,12 @@ impl State<'_> {
         }
         match step {
             // Done by the host, or by `Children::clone`.
-            Step::Clone { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::Clone { .. } | Step::Timer { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::CgroupEnable { .. } | Step::Cgroup { .. } | Step::CgroupFile { .. } => {
+                Err(Errno(libc::EINVAL).into())
+            }
+            Step::EnterCgroup => self.enter_cgroup(),
+            Step::Deadline => Ok(self.context.bounds.deadline.map_or(Ok(()), sys::die_at)?),
             Step::WriteProc { path, data, .. } => self.write_proc(path, data),
             Step::EnterHolder { namespaces } => Ok(sys::setns(sys::borrow(self.context.holder), *namespaces)?),
             Step::EnterOwner => self.enter_owner(),
