@@ -22,7 +22,7 @@ pub(crate) use start::start;
 ///
 /// A start from a pool costs about what a plain process does: the sandbox is there, and only the program has to be executed. Each is used
 /// once, by one program, and what it leaves behind ends with it; a thread of the pool's own builds the next. If none
-/// is left, a start builds one, as [`Sandbox::command`] does. Nobody has to wait for another: commands of one pool can be started
+/// is left, a start builds one, as [`Sandbox::command`](crate::Sandbox::command) does. Nobody has to wait for another: commands of one pool can be started
 /// from many threads at once.
 ///
 /// A start that gets no sandbox from the pool, or whose program can't be executed there, is made again in the ordinary way: errors
@@ -71,7 +71,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Starts a command line, as [`Sandbox::command`] does.
+    /// Starts a command line, as [`Sandbox::command`](crate::Sandbox::command) does.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         self.shared.prepared().command(program).pooled(self.shared.clone())
     }
