@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::child::{Child, Output};
 use crate::compile::compile;
 use crate::error::Result;
+use crate::hold::Hook;
 use crate::layer::exec::DEFAULT_ENV;
 use crate::layer::fds::{Passed, Stdio};
 use crate::outcome::Outcome;
@@ -34,6 +35,12 @@ pub struct Command {
     /// Whether HOME is left to the image: neither its Env nor the caller has a say in it.
     pub(crate) home_of_image: bool,
     pub(crate) directory: Option<PathBuf>,
+    /// Where to go instead.
+    pub(crate) fallbacks: Vec<PathBuf>,
+    /// Whether PWD is to name the directory.
+    pub(crate) names_directory: bool,
+    pub(crate) arg0: Option<OsString>,
+    pub(crate) hook: Option<Hook>,
     stdin: Option<Stdio>,
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
@@ -65,6 +72,10 @@ impl Command {
             env,
             home_of_image,
             directory: None,
+            fallbacks: Vec::new(),
+            names_directory: false,
+            arg0: None,
+            hook: None,
             stdin: None,
             stdout: None,
             stderr: None,
@@ -124,6 +135,37 @@ impl Command {
     /// Sets the working directory, an absolute path inside. The default is `/`. Links of /proc do not lead there.
     pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
         self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Adds a directory to start in where the one before does not exist inside, or can't be entered.
+    pub fn current_dir_or(&mut self, directory: impl AsRef<Path>) -> &mut Self {
+        self.fallbacks.push(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Sets the variable PWD to the directory that the program starts in, as it was given. By default it is no other
+    /// variable than any.
+    pub fn env_pwd(&mut self) -> &mut Self {
+        self.names_directory = true;
+        self
+    }
+
+    /// Sets the name that the program is told as its own, argument 0. The default is the program as it was given.
+    pub fn arg0(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.arg0 = Some(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Runs `hook` in the host process when the sandbox is set up, and holds the program back until it returns: to set up
+    /// a network inside, say. It gets the id of the process that becomes the program, for `/proc/ID/ns` and the like.
+    ///
+    /// It runs on a thread of its own, while [`spawn`](Command::spawn) waits. If it fails, so does the start. A command with
+    /// a hook is never started from a [`Pool`](crate::Pool)'s ready sandboxes.
+    ///
+    /// What is not protected: the process still has the capabilities that set the sandbox up, but no program runs in it.
+    pub fn before_exec(&mut self, hook: impl Fn(u32) -> std::io::Result<()> + Send + Sync + 'static) -> &mut Self {
+        self.hook = Some(Hook::new(hook));
         self
     }
 
@@ -205,13 +247,21 @@ impl Command {
     fn spawn_with(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
         let started = std::time::Instant::now();
         let streams = self.streams(input, output);
-        if let Some(pool) = &self.pool {
+        if let Some(pool) = self.pool.as_ref().filter(|_| self.is_plain()) {
             if let Some(child) = pool::start(pool, self, streams, started)? {
                 return Ok(child);
             }
         }
         let (plan, report) = compile(self, streams)?;
-        spawn(&plan, report, started)
+        match &self.hook {
+            Some(hook) => hook.around(plan, |plan| spawn(plan, report, started)),
+            None => spawn(&plan, report, started),
+        }
+    }
+
+    /// Whether it says nothing that the agent of a pool does not know.
+    fn is_plain(&self) -> bool {
+        self.hook.is_none() && self.fallbacks.is_empty() && !self.names_directory && self.arg0.is_none()
     }
 
     fn streams<'a>(&'a self, input: &'a Stdio, output: &'a Stdio) -> [&'a Stdio; 3] {

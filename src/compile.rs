@@ -14,11 +14,14 @@ use crate::image::{Settled, settle};
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
+use crate::layer::inherit::Inherit;
 use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
-use crate::layer::{capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
+use crate::layer::{
+    capabilities, exec, fds, ids, inherit, landlock, limits, mount, namespaces, network, process, seccomp,
+};
 use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
@@ -45,7 +48,7 @@ fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
         Plan { steps: Vec::new(), holder: None, cell: None, program: Launch::default(), given, ids: None, keeps: None };
     plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
     policy.lower_holder(&mut plan);
-    match policy.own.contains(Namespaces::PID) {
+    match policy.has_init() {
         true => policy.arrange_cell(inside, program, &mut plan),
         false => policy.arrange_single(inside, program, &mut plan),
     }
@@ -84,6 +87,15 @@ impl<'a> Resolved<'a> {
 
     fn has(&self, namespace: Namespaces) -> bool {
         self.own.contains(namespace)
+    }
+
+    /// Whether process 1 is an init.
+    fn has_init(&self) -> bool {
+        self.has(Namespaces::PID) && !self.sandbox.program_is_init
+    }
+
+    fn inherits(&self, what: Inherit) -> bool {
+        self.sandbox.inherit.contains(what)
     }
 
     /// Whether the processes have capabilities over their namespaces, to be used and then dropped.
@@ -136,7 +148,7 @@ impl<'a> Resolved<'a> {
     /// No user namespaces below the sandbox's own, unless the policy allows by name what makes them: a second layer next
     /// to the filter, and so not a matter of whether there is one.
     fn forbid_user_namespaces(&self, before_root: usize, steps: &mut Vec<Step>) {
-        let allowed = self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        let allowed = self.sandbox.nests || self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
         if self.has(Namespaces::USER) && !allowed {
             // In a /proc of the sandbox's own, before a part of it is made read-only. The kernel keeps an entry for
             // every user namespace in the /proc that was used: with many sandboxes, the host's would become slow.
@@ -172,6 +184,7 @@ impl<'a> Resolved<'a> {
             host_network: self.network == Network::Host,
             ids: (self.ids.uid, self.ids.gid),
             seals_proc: self.seals_proc(),
+            privileged: self.caller.privileged(),
         };
         mount::lower(&setting, steps)
     }
@@ -179,7 +192,7 @@ impl<'a> Resolved<'a> {
     /// Whether /proc is read-only. A program of root's owns the kernel's files there: it could change their modes, which
     /// every /proc has in common, the host's too. To write the maps of a user namespace takes one that is writable.
     fn seals_proc(&self) -> bool {
-        let maps = self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        let maps = self.sandbox.nests || self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
         self.caller.privileged() && !maps && !self.sandbox.landlock.lets_write_below("/proc")
     }
 
@@ -204,21 +217,26 @@ impl<'a> Resolved<'a> {
         inside: &[Step],
         steps: &mut Vec<Step>,
     ) -> Result<(Vec<Given>, Report)> {
+        // As soon as there is all that a host may have to do with.
+        if command.hook.is_some() {
+            process::lower_hold(steps);
+        }
         // An interface needs the capabilities that are left at the start.
         network::lower(self.network, self.has(Namespaces::NET), steps)?;
         // A session first: it takes the controlling terminal away.
-        process::lower_session(steps);
+        if !self.inherits(Inherit::SESSION) {
+            process::lower_session(steps);
+        }
         // Descriptors before the limits: a low limit of open files must not be in the way.
         let given = fds::lower(streams, &command.passed, steps)?;
         // What is inherited, before the capabilities that may better it are gone.
-        if !self.has(Namespaces::PID) {
+        if !self.has_init() {
             self.lower_inherited(steps);
         }
-        if !self.has(Namespaces::PID) || !self.seals_proc() {
+        if (!self.has_init() || !self.seals_proc()) && !self.inherits(Inherit::OOM_SCORE) {
             process::lower_oom_score(steps);
         }
-        process::lower_state(steps);
-        limits::lower(steps);
+        self.lower_state(steps);
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
@@ -231,10 +249,18 @@ impl<'a> Resolved<'a> {
             process::lower_keyring(steps);
         }
         let directory = process::directory(command.directory.as_deref())?;
-        let executed = Program { program: &command.program, args: &command.args, env: command.env.clone() };
+        let fallbacks = command.fallbacks.iter().map(|path| process::directory(Some(path)));
+        let directories = std::iter::once(Ok(directory.clone())).chain(fallbacks).collect::<Result<Vec<_>>>()?;
+        let executed = Program {
+            program: &command.program,
+            args: &command.args,
+            env: command.env.clone(),
+            arg0: command.arg0.as_deref(),
+            pwd: if command.names_directory { &directories } else { &[] },
+        };
         // Looks at files while the capabilities last, which may be needed for that: first at what is executed.
         if self.has(Namespaces::MOUNT) && command.agent.is_none() {
-            executed.lower_look(&directory, steps)?;
+            directories.iter().try_for_each(|directory| executed.lower_look(directory, steps))?;
         }
         let landlock = self.lower_landlock(inside, steps)?;
         steps.extend(landlock.rules);
@@ -243,7 +269,13 @@ impl<'a> Resolved<'a> {
         // In force after no_new_privs, which allows it, and after the last mount, since it forbids mounting.
         steps.extend(landlock.restrict);
         // The directory without capabilities: the program must be able to go there.
-        process::lower_directory(directory, steps);
+        match command.fallbacks.is_empty() {
+            true => process::lower_directory(directory, steps),
+            false => process::lower_directories(directories.clone(), steps),
+        }
+        if self.sandbox.ends_with_thread {
+            process::lower_end_with_thread(steps);
+        }
         // Signals: from here on one may end the child.
         process::lower_signals(steps);
         // The filter last: it need not allow what sets a sandbox up, but for execve.
@@ -262,15 +294,31 @@ impl<'a> Resolved<'a> {
 
     /// What a process has from the one that clones it: with a cell, that has the time to set it.
     fn lower_inherited(&self, steps: &mut Vec<Step>) {
-        process::lower_priorities(steps);
+        if !self.inherits(Inherit::SCHEDULING) {
+            process::lower_priorities(steps);
+        }
         capabilities::lower_bounding_set(self.sandbox.capabilities, self.privileged(), steps);
+    }
+
+    /// Limits and mask: the host's, or defined ones. A single process has had another mask while it built the root.
+    fn lower_state(&self, steps: &mut Vec<Step>) {
+        match (self.inherits(Inherit::UMASK), self.has_init()) {
+            (false, _) => process::lower_state(0o022, steps),
+            (true, true) => {}
+            (true, false) => process::lower_state(inherit::umask(), steps),
+        }
+        if !self.inherits(Inherit::LIMITS) {
+            limits::lower(steps);
+        }
     }
 
     /// The rules that say in Landlock's terms what the steps inside have mounted.
     fn lower_landlock(&self, inside: &[Step], program: &[Step]) -> Result<landlock::Lowered> {
         let devices = inside.iter().any(|step| matches!(step, Step::Devpts { .. }));
         // The tmpfs of our own devices is read-only in the end.
-        let sealed = |at: &Inside| devices && at.path.as_c_str() == c"/dev";
+        let is_dev = |at: &Inside| at.path.as_c_str() == c"/dev";
+        let seals = inside.iter().any(|step| matches!(step, Step::Seal { at, .. } if is_dev(at)));
+        let sealed = |at: &Inside| devices && seals && is_dev(at);
         let root = || landlock::Place { path: c"/".into(), dir: true, write: true, mount: None };
         let mut writable = 0..;
         let place = |step: &Step| {
@@ -279,6 +327,7 @@ impl<'a> Resolved<'a> {
                 step if mount::is_writable_root(step) => return Some(root()),
                 Step::Bind { at, attributes, .. } => (at, attributes & attr::READ_ONLY == 0),
                 Step::Tmpfs { at, .. } => (at, !sealed(at)),
+                Step::Entry(entry) => entry.mounts()?,
                 Step::Proc { at } | Step::Devpts { at } | Step::Mask { at } | Step::Protect { at } => (at, false),
                 _ => return None,
             };
@@ -356,7 +405,7 @@ impl<'a> Resolved<'a> {
             false => plan.push(self.clone("cell", first)),
         };
         let mut body = Vec::new();
-        if self.seals_proc() {
+        if self.seals_proc() && !self.inherits(Inherit::OOM_SCORE) {
             // Inherited, since nobody can write to the /proc inside. Before init is there, with which the root changes.
             process::lower_oom_score(&mut body);
         }

@@ -182,6 +182,7 @@ mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hold;
 pub mod host;
 #[cfg(feature = "image")]
 mod image;
@@ -210,10 +211,11 @@ pub use image::{
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;
+pub use layer::inherit::Inherit;
 pub use layer::landlock::Landlock;
 #[cfg(feature = "image")]
 pub use layer::mount::Distroless;
-pub use layer::mount::Tmpfs;
+pub use layer::mount::{Entry, Tmpfs};
 pub use layer::namespaces::Namespaces;
 pub use layer::network::Network;
 pub use layer::seccomp::{Seccomp, SyscallArg};

@@ -4,6 +4,7 @@
 //! child has nothing to decide and nothing to allocate. A child that fails hands back the index of the step and the
 //! error number; the words are here, with the parent.
 
+mod entry;
 mod hint;
 mod interpreter;
 mod operand;
@@ -16,6 +17,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub(crate) use entry::{EntryStep, EntryUpper};
 pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
 pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
@@ -121,6 +123,15 @@ impl Plan {
         let start = self.steps.len();
         self.steps.extend(steps);
         start..self.steps.len()
+    }
+
+    /// Gives the step that holds the program back its end of a socket.
+    pub(crate) fn hold(&mut self, end: Arc<OwnedFd>) {
+        for step in &mut self.steps {
+            if let Step::Hold { socket } = step {
+                *socket = Some(end.clone());
+            }
+        }
     }
 
     fn section(&self, index: usize) -> &'static str {

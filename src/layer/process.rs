@@ -44,8 +44,8 @@ pub(crate) fn lower_oom_score(steps: &mut Vec<Step>) {
 }
 
 /// What the program's process sets by itself.
-pub(crate) fn lower_state(steps: &mut Vec<Step>) {
-    steps.push(Step::Umask { mask: 0o022 });
+pub(crate) fn lower_state(mask: u32, steps: &mut Vec<Step>) {
+    steps.push(Step::Umask { mask });
 }
 
 /// The working directory, in kernel form.
@@ -56,6 +56,21 @@ pub(crate) fn directory(directory: Option<&Path>) -> Result<CString> {
         return Err(invalid("the working directory is a path inside, and must be absolute"));
     }
     CString::new(directory.as_os_str().as_bytes()).map_err(|_| invalid("the working directory has a zero byte"))
+}
+
+/// Goes to the first that is there, for the same reason.
+pub(crate) fn lower_directories(paths: Vec<CString>, steps: &mut Vec<Step>) {
+    steps.push(Step::ChdirFirst { paths });
+}
+
+/// After the last change of credentials, which would clear it.
+pub(crate) fn lower_end_with_thread(steps: &mut Vec<Step>) {
+    steps.push(Step::EndWithThread);
+}
+
+/// Holds the program back, in its namespaces and on its root, but with nothing dropped yet.
+pub(crate) fn lower_hold(steps: &mut Vec<Step>) {
+    steps.push(Step::Hold { socket: None });
 }
 
 /// Goes there: after the capabilities are gone, so that the program could go there itself.

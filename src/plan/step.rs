@@ -1,9 +1,11 @@
 //! One step, with its arguments in kernel form, and its layer.
 
 use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::entry::EntryStep;
 use super::operand::{Content, HostPath, Inside, MapLines, Memory, Operand, Upper, attr};
 use crate::error::Layer;
 use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
@@ -58,6 +60,10 @@ pub(crate) enum Step {
     Workspace,
     /// Makes an empty root.
     RootEmpty,
+    /// Makes an empty root that can be written to.
+    RootMemory,
+    /// Puts an entry of the caller's into the root.
+    Entry(EntryStep),
     /// Makes a directory of the host the root.
     RootDir {
         source: HostPath,
@@ -143,6 +149,12 @@ pub(crate) enum Step {
         argv: CStringArray,
         envp: CStringArray,
     },
+    /// Tells the host that the program is there, and waits until it may go on.
+    Hold {
+        socket: Option<Arc<OwnedFd>>,
+    },
+    /// Has the kernel kill the process when the thread that has started it ends.
+    EndWithThread,
     /// Starts a session of its own, with no controlling terminal.
     Setsid,
     /// Leaves the session keyring of the host process for an empty one.
@@ -212,6 +224,10 @@ pub(crate) enum Step {
     NoNewPrivs,
     Chdir {
         path: CString,
+    },
+    /// Goes to the first of these that is there and may be entered.
+    ChdirFirst {
+        paths: Vec<CString>,
     },
     /// Makes a set of Landlock rules.
     LandlockRuleset {
@@ -297,6 +313,9 @@ impl Step {
             | Step::RaiseAmbient { .. }
             | Step::NoNewPrivs => Layer::Capabilities,
             Step::Setsid
+            | Step::Hold { .. }
+            | Step::EndWithThread
+            | Step::ChdirFirst { .. }
             | Step::SessionKeyring
             | Step::OomScore { .. }
             | Step::Nice
@@ -329,6 +348,8 @@ impl Step {
                 _ => return None,
             },
             (Step::Place { at }, _) => &at.path,
+            (Step::Entry(entry), Operand::Source) => &entry.source()?.0,
+            (Step::Entry(entry), _) => &entry.at()?.path,
             (Step::Bind { at, .. } | Step::Dir { at } | Step::File { at, .. } | Step::Symlink { at, .. }, _) => {
                 &at.path
             }
@@ -342,6 +363,7 @@ impl Step {
             ) => &at.path,
             (Step::Protect { at } | Step::Seal { at, .. }, _) => &at.path,
             (Step::Chdir { path } | Step::LandlockPath { path, .. }, _) => path,
+            (Step::ChdirFirst { paths }, _) => paths.last()?,
             (Step::Look { program, .. } | Step::Exec { program, .. }, _) => program,
             (Step::WriteProc { path, .. }, _) => return Some(os(path).into()),
             _ => return None,

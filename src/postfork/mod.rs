@@ -5,6 +5,7 @@
 //! system calls on prepared data, and its report is a few words that the parent reads afterwards.
 
 mod copy;
+mod entry;
 mod mount;
 mod overlay;
 mod program;
@@ -260,6 +261,9 @@ impl<'a> Children<'a> {
             staged: None,
             kept: None,
             ruleset: None,
+            directory: 0,
+            makes_places: false,
+            parents_mode: 0o755,
         };
         for (index, step) in self.plan.steps.iter().enumerate().take(steps.end).skip(steps.start) {
             report.at(index);
@@ -320,6 +324,12 @@ struct State<'a> {
     kept: Option<Fd>,
     /// The Landlock rules, until they are in force.
     ruleset: Option<Fd>,
+    /// Which of several directories the process has gone to.
+    directory: usize,
+    /// Whether missing places are made in directories of the host too.
+    makes_places: bool,
+    /// The mode of directories that are made on the way to something.
+    parents_mode: u32,
 }
 
 impl State<'_> {
@@ -377,7 +387,8 @@ impl State<'_> {
             Step::Domainname => Ok(sys::setdomainname(c"(none)")?),
             Step::Private => self.make_private(),
             Step::Workspace => self.make_workspace(),
-            Step::RootEmpty => self.root_empty(),
+            Step::RootEmpty | Step::RootMemory => self.root_empty(),
+            Step::Entry(entry) => self.entry(entry),
             Step::RootDir { source, attributes } => self.root_dir(source, *attributes),
             Step::RootOverlay { lowers, upper } => self.root_overlay(lowers, upper),
             Step::RootCopy { size, inodes } => self.root_copy(size, inodes),
@@ -398,6 +409,8 @@ impl State<'_> {
             Step::Seal { at, attributes } => self.seal(at, *attributes),
             Step::Pivot => self.pivot(),
             Step::ExecInit { mode, securebits, argv, envp } => self.exec_init(*mode, *securebits, argv, envp),
+            Step::Hold { socket } => program::hold(socket.as_deref()),
+            Step::EndWithThread => Ok(sys::end_with_parent()?),
             Step::Setsid => Ok(sys::setsid()?),
             Step::SessionKeyring => self.leave_session_keyring(),
             Step::Inherit { fd } => Ok(sys::keep_on_exec(sys::borrow(*fd))?),
@@ -425,6 +438,7 @@ impl State<'_> {
             Step::RaiseAmbient { kept } => Ok(sys::raise_ambient_set(*kept)?),
             Step::NoNewPrivs => Ok(sys::no_new_privs()?),
             Step::Chdir { path } => program::chdir(path),
+            Step::ChdirFirst { paths } => self.chdir_first(paths),
             Step::LandlockRuleset { handled, version } => self.landlock_ruleset(handled, *version),
             Step::LandlockPath { path, mount, access, file } => self.landlock_path(path, *mount, *access, *file),
             Step::LandlockPort { port, access } => Ok(sys::landlock_allow_port(self.ruleset()?, *port, *access)?),

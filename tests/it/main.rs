@@ -7,6 +7,7 @@
 mod again;
 mod alone;
 mod async_host;
+mod bwrap;
 mod changes;
 #[cfg(feature = "image")]
 mod commit;
