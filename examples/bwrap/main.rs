@@ -171,6 +171,9 @@ fn command(
         command.arg0(name);
     }
     match (&options.chdir, std::env::current_dir()) {
+        (Some(directory), _) if directory.is_empty() => {
+            return Err(NotStarted::Failure(Failure::new("Can't chdir to : No such file or directory")));
+        }
         (Some(directory), _) => drop(command.current_dir(std::path::Path::new("/").join(directory))),
         (None, Ok(directory)) => drop(command.current_dir(directory)),
         (None, Err(_)) => {}

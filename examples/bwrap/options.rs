@@ -16,11 +16,9 @@ impl Failure {
 
     /// A message with the kernel's word for an error, as perror(3) has it.
     pub(crate) fn os(message: impl std::fmt::Display, error: &std::io::Error) -> Self {
-        let cause = match error.raw_os_error() {
-            Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_owned(),
-            None => error.to_string(),
-        };
-        Self(format!("{message}: {cause}"))
+        let cause = error.to_string();
+        let words = cause.split_once(" (os error").map_or(cause.as_str(), |(words, _)| words);
+        Self(format!("{message}: {words}"))
     }
 }
 

@@ -202,6 +202,9 @@ impl Parser {
             "--unshare-cgroup" => *unshare |= Namespaces::CGROUP,
             "--unshare-cgroup-try" => *unshare_try |= Namespaces::CGROUP,
             "--share-net" => *unshare -= Namespaces::NET,
+            "--userns" if unshare.contains(Namespaces::USER) => {
+                return Err(Failure::new("--userns is not compatible with --unshare-user"));
+            }
             "--userns" | "--userns2" | "--pidns" | "--userns-block-fd" => {
                 self.fd(values.first().map_or(OsStr::new(""), OsString::as_os_str))?;
                 return Err(Failure::new(format!("{name} not supported")));
@@ -322,16 +325,18 @@ fn take(option: &str, arguments: &mut VecDeque<OsString>) -> Result<Vec<OsString
         | "--ro-bind-fd" | "--file" | "--bind-data" | "--ro-bind-data" | "--symlink" | "--setenv" | "--chmod" => {
             (2, "two arguments")
         }
-        "--argv0" | "--chdir" => (1, "one argument"),
-        "--args" | "--remount-ro" | "--proc" | "--dev" | "--tmpfs" | "--mqueue" | "--dir" | "--tmp-overlay"
-        | "--ro-overlay" | "--overlay-src" | "--perms" | "--size" | "--uid" | "--gid" | "--hostname" | "--unsetenv"
-        | "--lock-file" | "--sync-fd" | "--pass-fd" | "--block-fd" | "--userns-block-fd" | "--info-fd"
-        | "--json-status-fd" | "--seccomp" | "--add-seccomp-fd" | "--cap-add" | "--cap-drop" | "--exec-label"
-        | "--file-label" | "--userns" | "--userns2" | "--pidns" => (1, "an argument"),
+        "--argv0" | "--chdir" | "--remount-ro" => (1, "one argument"),
+        "--args" | "--proc" | "--dev" | "--tmpfs" | "--mqueue" | "--dir" | "--tmp-overlay" | "--ro-overlay"
+        | "--overlay-src" | "--perms" | "--size" | "--uid" | "--gid" | "--hostname" | "--unsetenv" | "--lock-file"
+        | "--sync-fd" | "--pass-fd" | "--block-fd" | "--userns-block-fd" | "--info-fd" | "--json-status-fd"
+        | "--seccomp" | "--add-seccomp-fd" | "--cap-add" | "--cap-drop" | "--exec-label" | "--file-label"
+        | "--userns" | "--userns2" | "--pidns" => (1, "an argument"),
         _ => (0, ""),
     };
     match arguments.len() >= count {
         true => Ok(arguments.drain(..count).collect()),
+        false if option == "--overlay-src" => Err(lonely_layers()),
+        false if option == "--ro-bind-fd" => Err(Failure::new(format!("--bind-fd takes {takes}"))),
         false => Err(Failure::new(format!("{option} takes {takes}"))),
     }
 }

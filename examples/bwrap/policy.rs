@@ -92,6 +92,10 @@ fn filters(options: &Options) -> Result<Seccomp> {
 /// Root keeps what it has, others nothing, unless it is said otherwise.
 fn capabilities(options: &Options, namespaces: Namespaces) -> Capabilities {
     let own = if is_root() { Capabilities::permitted() } else { Capabilities::empty() };
+    if options.capabilities.is_empty() && options.uid.is_some_and(|uid| uid != 0) {
+        // Being root is what keeps them.
+        return Capabilities::empty();
+    }
     let add_or_drop = |kept, (add, named): &(bool, Capabilities)| if *add { kept | *named } else { kept - *named };
     let kept = options.capabilities.iter().fold(own, add_or_drop);
     match namespaces.contains(Namespaces::USER) {
@@ -124,6 +128,9 @@ fn put(mount: &Mount, own_pids: bool, sandbox: Sandbox) -> Result<Sandbox> {
         Kind::Proc => return Ok(shared_proc(target, sandbox)),
         Kind::Dev => return Ok(devices(target, sandbox)),
         Kind::Tmpfs { size } => {
+            // Directories on the way deny to others what this does.
+            let place = Entry::dir(target).mode(perms.unwrap_or(0o755));
+            let sandbox = if perms.is_some() { sandbox.entry(place) } else { sandbox };
             let tmpfs = Tmpfs::new(target).kernel_bounds().mode(perms.unwrap_or(0o755));
             return Ok(sandbox.tmpfs(match size {
                 Some(size) => tmpfs.size(*size),

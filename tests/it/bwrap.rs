@@ -6,17 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::harness::{compile_static, is_root, real, temp_dir};
+use crate::harness::{compile_static, is_root, real, removable, temp_dir};
 use crate::skip;
 
 #[path = "bwrap_lines.rs"]
 mod lines;
-use lines::{INTENDED, MISTAKES, Who, pairs, singles};
+use lines::{INTENDED, Intended, MISTAKES, Who, pairs, singles};
 
 /// Where the two programs are.
 struct Programs {
@@ -39,10 +40,17 @@ impl Programs {
         let starts = |path: &PathBuf, name: &str| path.file_name().unwrap().to_str().unwrap().starts_with(name);
         let loader = dir("usr/lib64").chain(dir("usr/lib")).find(|path| starts(path, "ld-linux")).unwrap();
         let libraries = dir("usr/lib").find(|path| path.to_str().unwrap().ends_with("-linux-gnu")).unwrap();
-        let mut command = Command::new(loader);
+        let mut command = within_time(loader);
         command.args(["--argv0", "bwrap", "--library-path"]).arg(libraries).arg(self.reference.join("usr/bin/bwrap"));
         command
     }
+}
+
+/// Bubblewrap's own processes wait for each other for ever when some of its set-ups fail.
+fn within_time(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-s", "KILL", "3"]).arg(program);
+    command
 }
 
 /// Content for the descriptors that command lines name: 20 to 22 are files, 23 a directory, 24 a filter that allows all,
@@ -55,7 +63,7 @@ fn descriptors(dir: &Path) -> Vec<(OwnedFd, i32)> {
     };
     let allow = [0x06_u8, 0, 0, 0, 0, 0, 0xff, 0x7f];
     let written = OwnedFd::from(File::create(dir.join("written")).unwrap());
-    vec![
+    let all = vec![
         (content("first", b"first"), 20),
         (content("second", b"second"), 21),
         (content("third", b"third"), 22),
@@ -63,7 +71,14 @@ fn descriptors(dir: &Path) -> Vec<(OwnedFd, i32)> {
         (content("filter", &allow), 24),
         (content("arguments", b"--setenv\0FROM\0args\0--dir\0/args"), 25),
         (written, 26),
-    ]
+    ];
+    // Out of the way of those numbers, which other threads may have open here.
+    let apart = |(fd, number): (OwnedFd, i32)| {
+        // SAFETY: The kernel makes a descriptor that nobody else knows.
+        let moved = unsafe { OwnedFd::from_raw_fd(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 100)) };
+        (moved, number)
+    };
+    all.into_iter().map(apart).collect()
 }
 
 /// Runs a program with these arguments, and exactly these descriptors.
@@ -154,79 +169,38 @@ fn documents(written: &str) -> impl Iterator<Item = (usize, String)> {
     })
 }
 
-/// Runs command lines through both, and tells what differs but is not meant to.
-struct Comparison {
-    programs: Programs,
-    probe: PathBuf,
-    used: BTreeSet<usize>,
-    failures: Vec<String>,
-    count: usize,
-}
+/// A difference: its name, what ours shows, and what the reference does.
+type Difference = (String, Option<String>, Option<String>);
 
-impl Comparison {
-    fn new(programs: Programs) -> Self {
-        let probe = compile_static("bwrap-probe", include_str!("bwrap_probe.c"));
-        Self { programs, probe, used: BTreeSet::new(), failures: Vec::new(), count: 0 }
-    }
-
-    /// One line: `PROBE` stands for the program that tells what it sees, and `DIR` for a directory that is made anew.
-    fn line(&mut self, line: &str) {
-        self.count += 1;
-        let mut results = [Command::new(&self.programs.own), self.programs.reference()].into_iter().map(|command| {
-            let dir = temp_dir();
-            let dir = real(dir.path()).join("work");
-            for name in ["lower", "upper", "work", "other/below"] {
-                fs::create_dir_all(dir.join(name)).unwrap();
-            }
-            fs::write(dir.join("lower/low"), "low").unwrap();
-            fs::write(dir.join("other/high"), "high").unwrap();
-            std::os::unix::fs::symlink("other", dir.join("link")).unwrap();
-            let word = |word: &str| {
-                let word = word.replace("PROBE", self.probe.to_str().unwrap());
-                word.replace("DIR", dir.to_str().unwrap()).replace('~', " ").replace("EMPTY", "")
-            };
-            let arguments: Vec<String> = line.split_whitespace().map(word).collect();
-            let seen = seen(&run(command, &dir, &arguments));
-            let plain = |(name, value): (String, String)| {
-                let plain = |text: String| text.replace(dir.to_str().unwrap(), "DIR");
-                (plain(name), plain(value))
-            };
-            let seen: Seen = seen.into_iter().map(plain).collect();
-            let _ = fs::remove_dir_all(dir.parent().unwrap());
-            seen
-        });
-        let (own, reference) = (results.next().unwrap(), results.next().unwrap());
-        drop(results);
-        let names: BTreeSet<&String> = own.keys().chain(reference.keys()).collect();
-        for name in names {
-            let (own, reference) = (own.get(name).map(String::as_str), reference.get(name).map(String::as_str));
-            if own == reference {
-                continue;
-            }
-            let known =
-                INTENDED.iter().position(|known| known.fits(line, name, own.unwrap_or(""), reference.unwrap_or("")));
-            match known {
-                Some(index) => drop(self.used.insert(index)),
-                None => {
-                    self.failures.push(format!("{line}\n  {name}\n    ours      {own:?}\n    reference {reference:?}"))
-                }
-            }
+/// Runs one line through both. `PROBE` stands for the program that tells what it sees, and `DIR` for a directory that is
+/// made anew for each.
+fn compare(programs: &Programs, probe: &Path, line: &str) -> Vec<Difference> {
+    let [own, reference] = [within_time(&programs.own), programs.reference()].map(|command| {
+        let top = temp_dir();
+        let dir = real(top.path()).join("work");
+        for name in ["lower", "upper", "work", "other/below"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
         }
+        fs::write(dir.join("lower/low"), "low").unwrap();
+        fs::write(dir.join("other/high"), "high").unwrap();
+        std::os::unix::fs::symlink("other", dir.join("link")).unwrap();
+        let word = |word: &str| {
+            let word = word.replace("PROBE", probe.to_str().unwrap()).replace("DIR", dir.to_str().unwrap());
+            word.replace('~', " ").replace("EMPTY", "")
+        };
+        let arguments: Vec<String> = line.split_whitespace().map(word).collect();
+        let plain = |text: String| text.replace(dir.to_str().unwrap(), "DIR");
+        let seen = seen(&run(command, &dir, &arguments));
+        removable(&dir);
+        seen.into_iter().map(|(name, value)| (plain(name), plain(value))).collect::<Seen>()
+    });
+    // Where one of them starts no program, that is all there is to say.
+    if own.get("code") != reference.get("code") {
+        return vec![("code".into(), own.get("code").cloned(), reference.get("code").cloned())];
     }
-
-    /// Every difference in the list has to have been seen.
-    fn finish(self) {
-        let who = if is_root() { Who::Root } else { Who::User };
-        let unseen = INTENDED
-            .iter()
-            .enumerate()
-            .filter(|(index, known)| (known.who == Who::Both || known.who == who) && !self.used.contains(index));
-        let unseen: Vec<_> = unseen.map(|(_, known)| known.reason).collect();
-        let shown = self.failures.iter().take(40).cloned().collect::<Vec<_>>().join("\n");
-        assert!(self.failures.is_empty(), "{} differences in {} lines:\n{shown}", self.failures.len(), self.count);
-        assert!(unseen.is_empty(), "these differences are none any more: {unseen:#?}");
-        eprintln!("{} command lines", self.count);
-    }
+    let names: BTreeSet<&String> = own.keys().chain(reference.keys()).collect();
+    let difference = |name: &String| (name.clone(), own.get(name).cloned(), reference.get(name).cloned());
+    names.into_iter().map(difference).filter(|(_, own, reference)| own != reference).collect()
 }
 
 #[test]
@@ -234,11 +208,41 @@ fn what_a_program_sees_is_what_it_sees_in_bubblewrap() {
     let Some(programs) = Programs::find() else {
         skip!("no example bwrap beside the tests, or no bubblewrap in the test cache");
     };
-    let mut comparison = Comparison::new(programs);
-    for line in singles().into_iter().chain(pairs()) {
-        comparison.line(&line);
+    let probe = compile_static("bwrap-probe", include_str!("bwrap_probe.c"));
+    let all: Vec<String> = singles().into_iter().chain(pairs()).collect();
+    let next = AtomicUsize::new(0);
+    // A start mostly waits for the kernel.
+    let work = || {
+        let one = |_| all.get(next.fetch_add(1, Relaxed)).map(|line| (line, compare(&programs, &probe, line)));
+        (0..).map_while(one).collect::<Vec<_>>()
+    };
+    let compared: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert_eq!(compared.len(), all.len());
+    let (mut used, mut failures) = (BTreeSet::new(), BTreeMap::<String, Vec<&String>>::new());
+    for (line, (name, own, reference)) in compared.iter().flat_map(|(line, all)| all.iter().map(move |one| (line, one)))
+    {
+        let [own, reference] = [own, reference].map(Option::as_deref);
+        let fits = |known: &Intended| known.fits(line, name, own.unwrap_or(""), reference.unwrap_or(""));
+        match INTENDED.iter().position(fits) {
+            Some(index) => drop(used.insert(index)),
+            None => {
+                let what = format!("{name}\n    ours      {own:?}\n    reference {reference:?}");
+                failures.entry(what).or_default().push(line);
+            }
+        }
     }
-    comparison.finish();
+    let group = |(what, lines): (&String, &Vec<&String>)| format!("{} x {what}; {}", lines.len(), lines[0]);
+    let shown: Vec<_> = failures.iter().map(group).collect();
+    assert!(failures.is_empty(), "{} differences in {} lines:\n{}", failures.len(), all.len(), shown.join("\n"));
+    // Every difference in the list has to be one.
+    let who = if is_root() { Who::Root } else { Who::User };
+    let expected = |(index, known): &(usize, &Intended)| known.is_for(who) && !used.contains(index);
+    let unseen: Vec<_> = INTENDED.iter().enumerate().filter(expected).map(|(_, known)| known).collect();
+    assert!(unseen.is_empty(), "these differences are none any more: {unseen:#?}");
+    eprintln!("{} command lines", all.len());
 }
 
 #[test]
@@ -255,7 +259,7 @@ fn mistakes_are_told_in_the_same_words() {
             let (output, _) = run(command, &dir, &arguments);
             (output.status.code(), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
         };
-        let (own, reference) = (told(Command::new(&programs.own)), told(programs.reference()));
+        let (own, reference) = (told(within_time(&programs.own)), told(programs.reference()));
         if own != reference {
             failures.push(format!("{line}\n  ours      {own:?}\n  reference {reference:?}"));
         }
