@@ -314,7 +314,8 @@ impl<'a> Resolved<'a> {
 
     /// The rules that say in Landlock's terms what the steps inside have mounted.
     fn lower_landlock(&self, inside: &[Step], program: &[Step]) -> Result<landlock::Lowered> {
-        let devices = inside.iter().any(|step| matches!(step, Step::Devpts { .. }));
+        let devices =
+            inside.iter().any(|step| matches!(step, Step::Devpts { at } if at.path.as_c_str() == c"/dev/pts"));
         // The tmpfs of our own devices is read-only in the end.
         let is_dev = |at: &Inside| at.path.as_c_str() == c"/dev";
         let seals = inside.iter().any(|step| matches!(step, Step::Seal { at, .. } if is_dev(at)));

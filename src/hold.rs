@@ -1,8 +1,9 @@
 //! Holding a program back until the host has done something about it.
 
 use std::fmt;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ impl Hook {
         setsockopt(&outer, sockopt::PassCred, &true).map_err(|errno| os(errno.into()))?;
         plan.hold(Arc::new(above_streams(inner.into())?));
         let (started, hooked) = std::thread::scope(|scope| {
-            let hooked = scope.spawn(|| self.run(outer.into()));
+            let hooked = scope.spawn(|| self.run(&Outer(outer)));
             let started = start(&plan);
             // The last end but the child's: if that has ended, the other thread is told.
             drop(plan);
@@ -49,7 +50,7 @@ impl Hook {
     }
 
     /// Waits for the program to come to its step, and lets it go on after the hook.
-    fn run(&self, socket: OwnedFd) -> io::Result<()> {
+    fn run(&self, Outer(socket): &Outer) -> io::Result<()> {
         let mut space = nix::cmsg_space!(nix::libc::ucred);
         let mut byte = [0];
         let mut data = [io::IoSliceMut::new(&mut byte)];
@@ -64,6 +65,16 @@ impl Hook {
             _ => None,
         });
         (self.0)(pid.ok_or(io::ErrorKind::InvalidData)?)?;
-        io::Write::write_all(&mut std::fs::File::from(socket), b".")
+        (&mut &*socket).write_all(b".")
+    }
+}
+
+/// The host's end, of which the child has a copy: so to close it tells nothing, and it is shut down, after a panic too.
+struct Outer(UnixStream);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        // What has been written before can still be read.
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 }

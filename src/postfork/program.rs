@@ -80,8 +80,10 @@ impl State<'_> {
         let flags = if write { libc::O_WRONLY } else { libc::O_RDONLY };
         let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
         match sys::openat2(sys::CWD, c"/dev/null", flags, 0, libc::RESOLVE_NO_SYMLINKS) {
-            // What the caller has put there may be anything, or nothing.
-            Err(Errno(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO)) => self.install(given, fd),
+            // What the caller has put there may be anything, or nothing, or on a mount without devices.
+            Err(Errno(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO | libc::EACCES)) => {
+                self.install(given, fd)
+            }
             Err(errno) => Err(errno.into()),
             Ok(null) if sys::fstat(null.as_fd())?.is_null() => {
                 sys::set_blocking(null.as_fd())?;

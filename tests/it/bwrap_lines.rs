@@ -47,7 +47,12 @@ const ROOT_AND_PROC: &str =
     "what root could change of the host in /proc is read-only, sysctls and file systems' files too";
 const DEVICES: &str = "a device works on a read-only mount, and its file can't be changed there";
 
+const ONE_NAMESPACE: &str = "one user namespace is enough for pseudo-terminals, and there is no other around it";
+
 pub(super) const INTENDED: &[Intended] = &[
+    intended("--dev", "uid_map", |own, reference| own != reference, Who::User, ONE_NAMESPACE),
+    intended("--dev", "gid_map", |own, reference| own != reference, Who::User, ONE_NAMESPACE),
+    intended("--dev", "file /dev/pts", |own, _| own.ends_with("Permission denied\n"), Who::User, ONE_NAMESPACE),
     intended(
         "--proc",
         "mount ",
@@ -65,7 +70,7 @@ pub(super) const INTENDED: &[Intended] = &[
     intended("", "status CapInh", is_kept_by_user_0, Who::Root, AMBIENT),
     intended("", "status CapAmb", is_kept_by_user_0, Who::Root, AMBIENT),
     intended("--uid", "status CapBnd", |own, reference| own < reference, Who::Root, BOUND),
-    intended("--cap-drop", "status CapBnd", |own, reference| own < reference, Who::Both, BOUND),
+    intended("--cap-drop", "status CapBnd", |own, reference| own < reference, Who::Root, BOUND),
     intended(
         "/a/../b",
         "file /a",

@@ -18,6 +18,7 @@ mod distroless;
 #[cfg(feature = "image")]
 mod docker;
 mod embedder;
+mod entries;
 mod errors;
 mod faults;
 mod fds;
