@@ -51,6 +51,9 @@
 //! # Ok::<(), belljar::Error>(())
 //! ```
 //!
+//! Who wants another root than these puts it together from [`Entry`]s, each over the ones before, on [`Rootfs::bare`]; the example
+//! `bwrap` makes bubblewrap's command line of that.
+//!
 //! [`Command::plan`] prints every step that a start takes, and takes none; [`host::probe`] tells what a host can do.
 //!
 //! # What holds
@@ -160,6 +163,7 @@
 //! | `postfork` | between clone and exec | taking the steps |
 //! | `spawn`, `child` | after | starting, owning and ending processes |
 //! | `changes` | after | what the program has left in its root |
+//! | `hold` | beside a start | what the host does before the program executes |
 //! | `prepared`, `pool` | at any time | sandboxes built ahead, and starting programs in them |
 //! | `host` | at any time | what the host can do |
 //! | `sys` | everywhere | the only unsafe system calls; one small file a processor |

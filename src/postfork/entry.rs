@@ -124,6 +124,6 @@ impl State<'_> {
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
         let file = on(Operand::Target, sys::openat2(self.root()?, &at.path, flags, 0, resolve))?;
         self.check_own(file.as_fd())?;
-        Ok(on(Operand::Target, sys::fchmod(file.as_fd(), mode))?)
+        on(Operand::Target, sys::fchmod(file.as_fd(), mode))
     }
 }

@@ -74,8 +74,11 @@ fn descriptors(dir: &Path) -> Vec<(OwnedFd, i32)> {
     ];
     // Out of the way of those numbers, which other threads may have open here.
     let apart = |(fd, number): (OwnedFd, i32)| {
-        // SAFETY: The kernel makes a descriptor that nobody else knows.
-        let moved = unsafe { OwnedFd::from_raw_fd(libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 100)) };
+        // SAFETY: No pointers.
+        let moved = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 100) };
+        assert!(moved >= 100);
+        // SAFETY: The kernel has just made this descriptor, which nobody else knows.
+        let moved = unsafe { OwnedFd::from_raw_fd(moved) };
         (moved, number)
     };
     all.into_iter().map(apart).collect()
