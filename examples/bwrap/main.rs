@@ -10,7 +10,7 @@
 //! - A filter that stops the set-up is a message, and never a sandbox without it.
 //!
 //! tests/it/bwrap.rs has the list of all differences with their reasons. Not there: `--userns`, `--userns2`, `--pidns`,
-//! `--userns-block-fd`, `--lock-file`.
+//! `--userns-block-fd`.
 
 mod fds;
 mod options;
@@ -80,9 +80,6 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<u8> {
     if options.assert_userns_disabled && !options.disable_userns {
         return Err(Failure::new("creation of new user namespaces was not disabled as requested"));
-    }
-    if !options.lock_files.is_empty() {
-        return Err(Failure::new("--lock-file not supported"));
     }
     if options.die_with_parent {
         die_with_parent()?;

@@ -1,11 +1,15 @@
 //! What others are told about the sandbox, in JSON.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
 
 use belljar::Namespaces;
+use nix::fcntl::{FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat2};
+use nix::libc;
 
 use crate::fds;
 use crate::options::{Failure, Options, Result};
@@ -16,6 +20,9 @@ pub(crate) struct Watchers {
     status: Option<OwnedFd>,
     block: Option<OwnedFd>,
     namespaces: Namespaces,
+    /// Files inside that are locked as long as this process lasts, and what holds the locks.
+    lock_files: Vec<OsString>,
+    locks: Mutex<Vec<OwnedFd>>,
 }
 
 /// The names in /proc/ID/ns, in the order of the documents.
@@ -38,12 +45,14 @@ impl Watchers {
             // What is not open does not block.
             block: open(options.block_fd).unwrap_or(None),
             namespaces,
+            lock_files: options.lock_files.clone(),
+            locks: Mutex::default(),
         })
     }
 
     /// Whether anybody has to do with a sandbox before its program runs.
     pub(crate) fn wait(&self) -> bool {
-        self.info.is_some() || self.status.is_some() || self.block.is_some()
+        self.info.is_some() || self.status.is_some() || self.block.is_some() || !self.lock_files.is_empty()
     }
 
     /// Tells about the process that becomes the program, and waits if that was asked for.
@@ -60,6 +69,10 @@ impl Watchers {
         if let Some(status) = &self.status {
             write(status, &format!("{{ {} }}\n", members.join(", ")))?;
         }
+        for path in &self.lock_files {
+            let lock = lock(pid, path).map_err(|error| io::Error::new(error.kind(), told(path, &error)))?;
+            self.locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+        }
         match &self.block {
             Some(block) => File::from(block.try_clone()?).read(&mut [0]).map(drop),
             None => Ok(()),
@@ -73,6 +86,27 @@ impl Watchers {
             let _ = write(status, &format!("{{ \"exit-code\": {code} }}\n"));
         }
     }
+}
+
+/// Takes a lock for reading on a file inside, which no link leads out from.
+fn lock(pid: u32, path: &OsStr) -> io::Result<OwnedFd> {
+    let root = File::open(format!("/proc/{pid}/root"))?;
+    let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC);
+    let file = openat2(root, path, how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS))?;
+    let whole = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_SETLK(&whole))?;
+    Ok(file)
+}
+
+fn told(path: &OsStr, error: &io::Error) -> String {
+    let Failure(message) = Failure::os(format!("Unable to lock file {}", path.to_string_lossy()), error);
+    message
 }
 
 fn write(to: &OwnedFd, text: &str) -> io::Result<()> {

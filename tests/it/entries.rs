@@ -279,3 +279,51 @@ fn roots_own_capabilities_can_be_kept() {
     let kept = sh(&sandbox, "grep CapEff /proc/self/status");
     assert_eq!(kept.split_whitespace().nth(1), line.split_whitespace().next());
 }
+
+#[test]
+fn the_plan_tells_every_entry_in_its_order() {
+    let dir = temp_dir();
+    let dir = real(dir.path());
+    let shown = dir.display();
+    let sandbox = Sandbox::new()
+        .rootfs(Rootfs::bare().make_places())
+        .entry(Entry::bind(&dir, "/").read_only())
+        .entry(Entry::bind_fd(File::open(&dir).unwrap(), "/fd"))
+        .entry(Entry::dir("/a").mode(0o700))
+        .entry(Entry::file("/f", "12345"))
+        .entry(Entry::data("/d", "123").read_only())
+        .tmpfs(Tmpfs::new("/t").kernel_bounds().size(4096))
+        .entry(Entry::mqueue("/q"))
+        .entry(Entry::overlay("/o", [&dir]).in_memory())
+        .entry(Entry::permissions("/f", 0o400))
+        .entry(Entry::seal("/t"));
+    let mut command = sandbox.program_is_init().inherit(Inherit::all()).end_with_thread().command("/p");
+    command.before_exec(|_| Ok(())).current_dir("/x").current_dir_or("/y");
+    let plan = command.plan().unwrap().to_string();
+    let lines = |layer: &str| {
+        let line = |line: &str| Some(line.trim().strip_prefix(layer)?.trim().to_owned());
+        plan.lines().filter_map(line).collect::<Vec<_>>()
+    };
+    let mounts: Vec<_> = lines("mount").into_iter().skip_while(|line| !line.starts_with("root")).collect();
+    let expected = [
+        "root empty writable".to_owned(),
+        "missing places are made in directories of the host".into(),
+        format!("bind_ro {shown} -> /"),
+        format!("bind descriptor of {shown} -> /fd"),
+        "dir /a mode=0700".into(),
+        "file /f (5 bytes) mode=0644".into(),
+        "bind_ro data (3 bytes) -> /d mode=0600".into(),
+        "tmpfs /t size=4096 nr_inodes=default mode=1777".into(),
+        "mqueue /q".into(),
+        format!("overlay /o: {shown} under memory"),
+        "chmod 0400 /f".into(),
+        "seal /t".into(),
+        "pivot_root".into(),
+    ];
+    assert_eq!(mounts, expected, "{plan}");
+    let process = lines("process");
+    for line in ["hold", "chdir /x or /y", "pdeathsig KILL", "signals default"] {
+        assert!(process.iter().any(|other| other == line), "{line}: {plan}");
+    }
+    assert!(!plan.contains("setsid") && !plan.contains("rlimit") && !plan.contains("oom_score"), "{plan}");
+}
