@@ -405,7 +405,6 @@ const SINGLES: &str = "
 --die-with-parent --unshare-pid | /
 --sync-fd 20 | /
 --lock-file PROBE | /
---lock-file /nothing | /
 --lock-file PROBE --unshare-pid | /
 --sync-fd 77 | /
 --block-fd 20 | /
