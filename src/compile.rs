@@ -239,24 +239,14 @@ impl<'a> Resolved<'a> {
         self.lower_state(steps);
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
-        // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
-        if self.ids.gid_writer == Writer::Helper || (!self.has(Namespaces::USER) && self.caller.sets_groups()) {
-            steps.push(Step::DropGroups);
-        }
-        self.ids.change(steps);
-        // As the program's user, whose key it is.
-        if !self.refuses_keyrings() {
-            process::lower_keyring(steps);
-        }
-        let directory = process::directory(command.directory.as_deref())?;
-        let fallbacks = command.fallbacks.iter().map(|path| process::directory(Some(path)));
-        let directories = std::iter::once(Ok(directory.clone())).chain(fallbacks).collect::<Result<Vec<_>>>()?;
+        self.lower_user(steps);
+        let directories = directories(command)?;
         let executed = Program {
             program: &command.program,
             args: &command.args,
             env: command.env.clone(),
             arg0: command.arg0.as_deref(),
-            pwd: if command.names_directory { &directories } else { &[] },
+            pwd: if command.names_directory { directories.clone() } else { Vec::new() },
         };
         // Looks at files while the capabilities last, which may be needed for that: first at what is executed.
         if self.has(Namespaces::MOUNT) && command.agent.is_none() {
@@ -269,10 +259,7 @@ impl<'a> Resolved<'a> {
         // In force after no_new_privs, which allows it, and after the last mount, since it forbids mounting.
         steps.extend(landlock.restrict);
         // The directory without capabilities: the program must be able to go there.
-        match command.fallbacks.is_empty() {
-            true => process::lower_directory(directory, steps),
-            false => process::lower_directories(directories.clone(), steps),
-        }
+        process::lower_directories(directories, steps);
         if self.sandbox.ends_with_thread {
             process::lower_end_with_thread(steps);
         }
@@ -298,6 +285,19 @@ impl<'a> Resolved<'a> {
             process::lower_priorities(steps);
         }
         capabilities::lower_bounding_set(self.sandbox.capabilities, self.privileged(), steps);
+    }
+
+    /// Who the program is.
+    fn lower_user(&self, steps: &mut Vec<Step>) {
+        // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
+        if self.ids.gid_writer == Writer::Helper || (!self.has(Namespaces::USER) && self.caller.sets_groups()) {
+            steps.push(Step::DropGroups);
+        }
+        self.ids.change(steps);
+        // As the program's user, whose key it is.
+        if !self.refuses_keyrings() {
+            process::lower_keyring(steps);
+        }
     }
 
     /// Limits and mask: the host's, or defined ones. A single process has had another mask while it built the root.
@@ -470,6 +470,12 @@ impl<'a> Resolved<'a> {
         let memory = if changes { Memory::Copied } else { Memory::Shared };
         Step::Clone { process, namespaces: namespaces.bits().into(), memory }
     }
+}
+
+/// Where the program may start, in kernel form.
+fn directories(command: &Command) -> Result<Vec<CString>> {
+    let fallbacks = command.fallbacks.iter().map(|path| Some(path.as_path()));
+    std::iter::once(command.directory.as_deref()).chain(fallbacks).map(process::directory).collect()
 }
 
 /// The step that clones the program from the cell, whose memory is a copy already where it has to be.

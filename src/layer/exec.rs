@@ -34,7 +34,7 @@ pub(crate) struct Program<'a> {
     /// The name it is told, if that is another.
     pub(crate) arg0: Option<&'a OsStr>,
     /// The directories it may start in, one of which PWD is to name; none to leave that out.
-    pub(crate) pwd: &'a [CString],
+    pub(crate) pwd: Vec<CString>,
 }
 
 impl Program<'_> {
@@ -69,7 +69,7 @@ impl Program<'_> {
         check_total(&argv, &envp, &candidates)?;
         let pwd = |path: &CString| string("the variable PWD", OsStr::from_bytes(&[b"PWD=", path.as_bytes()].concat()));
         let argv = CStringArray::new(argv);
-        let envp = match self.pwd {
+        let envp = match self.pwd.as_slice() {
             [] => CStringArray::new(envp),
             paths => CStringArray::with_variants(envp, paths.iter().map(pwd).collect::<Result<_>>()?),
         };

@@ -58,11 +58,6 @@ pub(crate) fn directory(directory: Option<&Path>) -> Result<CString> {
     CString::new(directory.as_os_str().as_bytes()).map_err(|_| invalid("the working directory has a zero byte"))
 }
 
-/// Goes to the first that is there, for the same reason.
-pub(crate) fn lower_directories(paths: Vec<CString>, steps: &mut Vec<Step>) {
-    steps.push(Step::ChdirFirst { paths });
-}
-
 /// After the last change of credentials, which would clear it.
 pub(crate) fn lower_end_with_thread(steps: &mut Vec<Step>) {
     steps.push(Step::EndWithThread);
@@ -73,9 +68,15 @@ pub(crate) fn lower_hold(steps: &mut Vec<Step>) {
     steps.push(Step::Hold { socket: None });
 }
 
-/// Goes there: after the capabilities are gone, so that the program could go there itself.
-pub(crate) fn lower_directory(path: CString, steps: &mut Vec<Step>) {
-    steps.push(Step::Chdir { path });
+/// Goes there, or to the first that is there: after the capabilities are gone, so that the program could go there itself.
+pub(crate) fn lower_directories(mut paths: Vec<CString>, steps: &mut Vec<Step>) {
+    steps.push(match (paths.pop(), paths.is_empty()) {
+        (Some(path), true) => Step::Chdir { path },
+        (last, _) => {
+            paths.extend(last);
+            Step::ChdirFirst { paths }
+        }
+    });
 }
 
 /// Signals: last before the exec, since an unblocked signal may end the child at once.

@@ -95,7 +95,7 @@ pub(crate) fn start(
     let mut wiring = Wiring::open(&steps, &given)?;
     let sent = sent(&steps, &wiring);
     let env = environment(command, shared.home());
-    Program { program: &command.program, args: &command.args, env, arg0: None, pwd: &[] }.lower(&mut steps)?;
+    Program { program: &command.program, args: &command.args, env, arg0: None, pwd: Vec::new() }.lower(&mut steps)?;
     let order = order(shared.filters(), directory, sent, steps.last())?;
     if !order.calls.fits() {
         return Ok(None);
