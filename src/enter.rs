@@ -205,7 +205,8 @@ fn enter(
     let (directory, home) = defaults(policy)?;
     let directory = process::directory(command.directory.as_deref().or(Some(&directory)))?;
     let env = environment(command, home.as_deref());
-    Program { program: &command.program, args: &command.args, env }.lower(&mut steps)?;
+    let (program, args) = (&command.program, &command.args);
+    Program { program, args, env, arg0: None, pwd: Vec::new() }.lower(&mut steps)?;
     let filters = inside.filters(policy)?;
     let wiring = Wiring::open(&steps, &given)?;
     let entering = Entering { inside, policy, started, report: report.clone(), steps, directory, filters };

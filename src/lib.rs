@@ -54,6 +54,9 @@
 //! # Ok::<(), belljar::Error>(())
 //! ```
 //!
+//! Who wants another root than these puts it together from [`Entry`]s, each over the ones before, on [`Rootfs::bare`]; the example
+//! `bwrap` makes bubblewrap's command line of that.
+//!
 //! Tasks of a tokio runtime start and await programs with the feature `tokio`: `spawn_async`, `status_async` and `output_async` of
 //! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that is dropped kills its sandbox.
 //!
@@ -191,6 +194,7 @@
 //! | `postfork` | between clone and exec | taking the steps |
 //! | `spawn`, `child` | after | starting, owning and ending processes |
 //! | `changes` | after | what the program has left in its root |
+//! | `hold` | beside a start | what the host does before the program executes |
 //! | `prepared`, `pool` | at any time | what starts have in common, sandboxes built ahead, and starting programs in them |
 //! | `host` | at any time | what the host can do |
 //! | `sys` | everywhere | the only unsafe system calls; one small file a processor |
@@ -214,6 +218,7 @@ mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hold;
 pub mod host;
 #[cfg(feature = "image")]
 mod image;
@@ -244,11 +249,12 @@ pub use image::{
 pub use layer::capabilities::Capabilities;
 pub use layer::fds::Stdio;
 pub use layer::ids::IdMap;
+pub use layer::inherit::Inherit;
 pub use layer::landlock::Landlock;
 pub use layer::limits::{IoMax, Limits, Resource};
 #[cfg(feature = "image")]
 pub use layer::mount::Distroless;
-pub use layer::mount::Tmpfs;
+pub use layer::mount::{Entry, Tmpfs};
 pub use layer::namespaces::Namespaces;
 pub use layer::network::Network;
 pub use layer::seccomp::{Seccomp, SyscallArg};

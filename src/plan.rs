@@ -5,6 +5,7 @@
 //! error number; the words are here, with the parent.
 
 mod bounds;
+mod entry;
 mod hint;
 mod interpreter;
 mod operand;
@@ -19,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub(crate) use bounds::{Bounds, Wall};
+pub(crate) use entry::{EntryStep, EntryUpper};
 pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
 pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
@@ -145,6 +147,15 @@ impl Plan {
         let start = self.steps.len();
         self.steps.extend(steps);
         start..self.steps.len()
+    }
+
+    /// Gives the step that holds the program back its end of a socket.
+    pub(crate) fn hold(&mut self, end: Arc<OwnedFd>) {
+        for step in &mut self.steps {
+            if let Step::Hold { socket } = step {
+                *socket = Some(end.clone());
+            }
+        }
     }
 
     fn section(&self, index: usize) -> &'static str {

@@ -4,7 +4,7 @@ use super::{Resolved, unshare};
 use crate::command::Command;
 use crate::error::Result;
 use crate::layer::limits::{self, Cgroup, Setting};
-use crate::layer::mount;
+use crate::layer::mount::{self, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::plan::{Plan, Step};
 use crate::sandbox::Sandbox;
@@ -31,15 +31,16 @@ impl Resolved<'_> {
     }
 
     pub(super) fn lower_limits(&self, agent: bool, steps: &mut Vec<Step>) -> Result<()> {
+        let is_bare = self.sandbox.rootfs.as_ref().is_some_and(|root| matches!(root.root.source, Source::Bare));
         let setting = Setting {
             agent,
             holds_pids: self.cgroup.as_ref().is_some_and(Cgroup::holds_pids),
             user_namespace: self.has(Namespaces::USER),
-            pid_namespace: self.has(Namespaces::PID),
+            has_init: self.has_init(),
             outside: self.ids.outside_uid(),
             // Another id of init's is counted apart.
             same_as_init: !self.ids.changes || self.ids.caller_unmapped,
-            own_tmp: self.has(Namespaces::MOUNT) && !mount::replaces(&self.sandbox.mounts, "/tmp"),
+            own_tmp: self.has(Namespaces::MOUNT) && !is_bare && !mount::replaces(&self.sandbox.mounts, "/tmp"),
         };
         limits::lower(&self.sandbox.limits, &setting, steps)
     }

@@ -74,7 +74,10 @@ impl Resolved<'_> {
     fn can_share(&self) -> bool {
         let needed = Namespaces::USER | Namespaces::MOUNT | Namespaces::PID;
         let own = self.ids.uid_writer == Writer::Own && self.ids.gid_writer == Writer::Own;
-        self.own.contains(needed) && own && !self.ids.changes
+        // What only a whole start can do: nested user namespaces, a program that is process 1 or inherits what others do not.
+        let Sandbox { nests, inherit, ends_with_thread, .. } = self.sandbox;
+        let plain = self.has_init() && !nests && !ends_with_thread && inherit.is_empty();
+        self.own.contains(needed) && own && !self.ids.changes && plain
     }
 
     /// Whether an empty network namespace does, in which the program has no capability.
@@ -200,7 +203,7 @@ fn is_own(step: &Step, content: &[Step]) -> Option<bool> {
         Step::Proc { .. } | Step::Devpts { .. } => Some(true),
         // One that is read-only in the end holds nothing of a program's.
         Step::Tmpfs { at, .. } => Some(!content.iter().any(|other| seals(other, at))),
-        Step::Copy { .. } | Step::RootCopy { .. } => None,
+        Step::Copy { .. } | Step::RootCopy { .. } | Step::RootMemory | Step::Entry(_) => None,
         Step::RootOverlay { upper: Upper::Stage | Upper::Tmpfs { .. } | Upper::Kept { .. }, .. } => None,
         _ => Some(false),
     }

@@ -25,6 +25,9 @@ pub(super) fn is_of_policy(step: &Step) -> bool {
             | Step::Exec { .. }
             | Step::ExecAgent { .. }
             | Step::LandlockPassed { .. }
+            | Step::ChdirFirst { .. }
+            | Step::Hold { .. }
+            | Step::EndWithThread
             | Step::OpenPty { .. }
             | Step::TakeTerminal
             | Step::HandPtyOver

@@ -1,10 +1,12 @@
 //! One step, with its arguments in kernel form, and its layer.
 
 use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::entry::EntryStep;
 use super::operand::{Content, HostPath, Inside, MapLines, Memory, Operand, Upper, attr};
 use crate::error::Layer;
 use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
@@ -96,6 +98,10 @@ pub(crate) enum Step {
     Workspace,
     /// Makes an empty root.
     RootEmpty,
+    /// Makes an empty root that can be written to.
+    RootMemory,
+    /// Puts an entry of the caller's into the root.
+    Entry(EntryStep),
     /// Makes a directory of the host the root.
     RootDir {
         source: HostPath,
@@ -213,6 +219,12 @@ pub(crate) enum Step {
         argv: CStringArray,
         envp: CStringArray,
     },
+    /// Tells the host that the program is there, and waits until it may go on.
+    Hold {
+        socket: Option<Arc<OwnedFd>>,
+    },
+    /// Has the kernel kill the process when the thread that has started it ends.
+    EndWithThread,
     /// Starts a session of its own, with no controlling terminal.
     Setsid,
     /// Opens a terminal that belongs to a user, by [`PTMX`].
@@ -296,6 +308,10 @@ pub(crate) enum Step {
     NoNewPrivs,
     Chdir {
         path: CString,
+    },
+    /// Goes to the first of these that is there and may be entered.
+    ChdirFirst {
+        paths: Vec<CString>,
     },
     /// Makes a set of Landlock rules.
     LandlockRuleset {
@@ -397,6 +413,9 @@ impl Step {
             | Step::RaiseAmbient { .. }
             | Step::NoNewPrivs => Layer::Capabilities,
             Step::Setsid
+            | Step::Hold { .. }
+            | Step::EndWithThread
+            | Step::ChdirFirst { .. }
             | Step::SessionKeyring
             | Step::OomScore { .. }
             | Step::Nice
@@ -432,6 +451,8 @@ impl Step {
                 _ => return None,
             },
             (Step::Place { at }, _) => &at.path,
+            (Step::Entry(entry), Operand::Source) => &entry.source()?.0,
+            (Step::Entry(entry), _) => &entry.at()?.path,
             (Step::Bind { at, .. } | Step::Dir { at } | Step::File { at, .. } | Step::Symlink { at, .. }, _) => {
                 &at.path
             }
@@ -449,6 +470,7 @@ impl Step {
             ) => &at.path,
             (Step::Protect { at } | Step::Seal { at, .. }, _) => &at.path,
             (Step::Chdir { path } | Step::LandlockPath { path, .. }, _) => path,
+            (Step::ChdirFirst { paths }, _) => paths.last()?,
             (Step::Look { program, .. } | Step::Exec { program, .. }, _) => program,
             (Step::OpenPty { .. }, Operand::Target) => PTMX,
             (Step::WriteProc { path, .. }, _) => return Some(os(path).into()),

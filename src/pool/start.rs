@@ -81,8 +81,8 @@ pub(crate) fn start(
     let directory = directory.map(|directory: &Path| process::directory(Some(directory))).transpose()?;
     let mut wiring = Wiring::open(&steps, &given)?;
     let sent = sent(&steps, &wiring);
-    Program { program: &command.program, args: &command.args, env: environment(command, shared.home()) }
-        .lower(&mut steps)?;
+    let env = environment(command, shared.home());
+    Program { program: &command.program, args: &command.args, env, arg0: None, pwd: Vec::new() }.lower(&mut steps)?;
     let order = order(shared.filters(), directory, sent, steps.last())?;
     if !order.calls.fits() {
         return Ok(None);

@@ -7,6 +7,7 @@
 mod bounds;
 mod context;
 mod copy;
+mod entry;
 mod mount;
 mod overlay;
 mod program;
@@ -148,6 +149,9 @@ impl<'a> Children<'a> {
             kept: None,
             ruleset: None,
             pty: None,
+            directory: 0,
+            makes_places: false,
+            parents_mode: 0o755,
         };
         for (index, step) in self.plan.steps.iter().enumerate().take(steps.end).skip(steps.start) {
             report.at(index);
@@ -215,6 +219,12 @@ struct State<'a> {
     ruleset: Option<Fd>,
     /// The program's terminal.
     pty: Option<terminal::Pty>,
+    /// Which of several directories the process has gone to.
+    directory: usize,
+    /// Whether missing places are made in directories of the host too.
+    makes_places: bool,
+    /// The mode of directories that are made on the way to something.
+    parents_mode: u32,
 }
 
 impl State<'_> {
@@ -284,7 +294,8 @@ impl State<'_> {
             Step::Domainname => Ok(sys::setdomainname(c"(none)")?),
             Step::Private => self.make_private(),
             Step::Workspace => self.make_workspace(),
-            Step::RootEmpty => self.root_empty(),
+            Step::RootEmpty | Step::RootMemory => self.root_empty(),
+            Step::Entry(entry) => self.entry(entry),
             Step::RootDir { source, attributes } => self.root_dir(source, *attributes),
             Step::RootOverlay { lowers, upper } => self.root_overlay(lowers, upper),
             Step::RootCopy { size, inodes } => self.root_copy(size, inodes),
@@ -313,6 +324,8 @@ impl State<'_> {
             Step::ExecInit { mode, kept, securebits, argv, envp } => {
                 self.exec_init(*mode, *kept, *securebits, argv, envp)
             }
+            Step::Hold { socket } => program::hold(socket.as_deref()),
+            Step::EndWithThread => Ok(sys::end_with_parent()?),
             Step::Setsid => Ok(sys::setsid()?),
             Step::OpenPty { rows, columns, owner } => self.open_pty(*rows, *columns, *owner),
             Step::TakeTerminal => self.take_terminal(),
@@ -344,6 +357,7 @@ impl State<'_> {
             Step::RaiseAmbient { kept } => Ok(sys::raise_ambient_set(*kept)?),
             Step::NoNewPrivs => Ok(sys::no_new_privs()?),
             Step::Chdir { path } => program::chdir(path),
+            Step::ChdirFirst { paths } => self.chdir_first(paths),
             Step::LandlockRuleset { handled, version } => self.landlock_ruleset(handled, *version),
             Step::LandlockPath { path, mount, access, file } => self.landlock_path(path, *mount, *access, *file),
             Step::LandlockPort { port, access } => Ok(sys::landlock_allow_port(self.ruleset()?, *port, *access)?),

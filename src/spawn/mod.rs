@@ -111,7 +111,9 @@ fn keeps_changes(step: &Step) -> bool {
 /// A place for every file system that the plan makes.
 fn own_devices(plan: &Plan) -> Vec<AtomicU64> {
     let makes = |step: &&Step| {
-        matches!(step, Step::RootEmpty | Step::RootOverlay { .. } | Step::RootCopy { .. } | Step::Tmpfs { .. })
+        let entry = matches!(step, Step::Entry(entry) if entry.makes_file_system());
+        let root = matches!(step, Step::RootEmpty | Step::RootMemory | Step::RootOverlay { .. });
+        entry || root || matches!(step, Step::RootCopy { .. } | Step::Tmpfs { .. })
     };
     plan.steps.iter().filter(makes).map(|_| AtomicU64::new(0)).collect()
 }

@@ -9,6 +9,7 @@ mod alone;
 mod async_host;
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod bwrap;
 mod capture;
 mod cgroup;
 mod changes;
@@ -22,6 +23,7 @@ mod distroless;
 mod docker;
 mod embedder;
 mod enter;
+mod entries;
 mod errors;
 mod faults;
 mod fds;

@@ -48,7 +48,7 @@ pub(crate) struct Setting {
     /// Whether a cgroup holds the number of processes.
     pub(crate) holds_pids: bool,
     pub(crate) user_namespace: bool,
-    pub(crate) pid_namespace: bool,
+    pub(crate) has_init: bool,
     /// The program's user, outside.
     pub(crate) outside: u32,
     /// Whether init has the same user.
@@ -62,7 +62,7 @@ pub(crate) fn lower(limits: &Limits, setting: &Setting, steps: &mut Vec<Step>) -
         let cause = "the sandbox has no /tmp of its own, but what the policy puts there";
         return Err(Error::invalid(Layer::Limits, "tmp_size", cause));
     }
-    if limits.wall_time.is_some() && !setting.pid_namespace {
+    if limits.wall_time.is_some() && !setting.has_init {
         let cause = "without Namespaces::PID there is no init that would end the sandbox when nobody waits";
         return Err(Error::invalid(Layer::Limits, "wall_time", cause));
     }
@@ -101,7 +101,7 @@ fn processes(limits: &Limits, setting: &Setting) -> Result<Option<u64>> {
         return Err(unbound(cause));
     }
     // Init is one of that user's processes too.
-    let own = u64::from(setting.pid_namespace && setting.same_as_init);
+    let own = u64::from(setting.has_init && setting.same_as_init);
     Ok(counted.map(|count| count + own))
 }
 
