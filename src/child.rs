@@ -38,6 +38,10 @@ pub use pty::Pty;
 /// host process, however it dies. [`detach`](Child::detach) opts out of both. Without
 /// [`Namespaces::PID`](crate::Namespaces::PID) all that holds for the program alone.
 ///
+/// What is not protected: no kernel ends two processes that stop each other at their ends, where the filter lets them
+/// trace (ptrace(2), `PTRACE_O_TRACEEXIT`). A kill does not end such a sandbox; a wait for it waits, and a drop leaves it
+/// after half a second.
+///
 /// The handle works in any thread, whether the one that started the program still runs or not, and whatever the host
 /// process does with SIGCHLD.
 ///

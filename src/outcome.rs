@@ -76,9 +76,13 @@ impl Outcome {
         Self { status, cause, usage, written }
     }
 
-    /// Of a program that has written too much, whether it was killed for that in time or not.
+    /// Of a program that has written too much, whether it was killed for that in time or not; unless it was ended for
+    /// something else before that was seen.
     pub(crate) fn over_output(self) -> Self {
-        Self { cause: Cause::OutputLimit, ..self }
+        match self.cause {
+            Cause::Exited | Cause::Signaled | Cause::Syscall => Self { cause: Cause::OutputLimit, ..self },
+            _ => self,
+        }
     }
 
     /// Whether the program exited with code 0.

@@ -8,9 +8,9 @@ mod signal;
 mod streams;
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 use super::capture::Capture;
+use super::wait::TRACED;
 use super::{Child, Output, Pty, Reaped};
 use crate::error::{Error, Layer, Result};
 use crate::outcome::Outcome;
@@ -19,9 +19,6 @@ use crate::spawn::Search;
 pub(crate) use readable::in_runtime;
 use readable::readable;
 pub use streams::{AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
-
-/// How long a program that has ended is left to whoever traces it inside, before it is looked again.
-const TRACED: Duration = Duration::from_millis(1);
 
 /// A program that runs in a sandbox, for tasks of a tokio runtime: what [`Command::spawn_async`] returns.
 ///
@@ -63,6 +60,8 @@ const TRACED: Duration = Duration::from_millis(1);
 /// [`Command::spawn_async`]: crate::Command::spawn_async
 #[derive(Debug)]
 pub struct AsyncChild {
+    // The first to be dropped: what is killed sees no end of its input, and is not hung up.
+    child: Child,
     /// The end of a pipe to the program's standard input, if that was piped.
     pub stdin: Option<AsyncChildStdin>,
     /// The end of a pipe from the program's standard output, if that was piped.
@@ -72,7 +71,6 @@ pub struct AsyncChild {
     /// The host's end of the program's terminal, if it has one of its own. Reading it blocks: it can be registered with the
     /// runtime, as tokio's `AsyncFd`.
     pub pty: Option<Pty>,
-    child: Child,
     /// What is known of a program that is reaped, until the rest of the sandbox has ended too.
     reaped: Option<Result<Reaped>>,
 }
@@ -173,18 +171,20 @@ impl AsyncChild {
     pub async fn wait_with_output(mut self) -> Result<Output> {
         drop(self.stdin.take());
         let mut capture = self.capture()?;
+        // Dropped before the other: what is killed is not hung up first.
+        let mut running = self;
         while capture.is_open() {
-            let look = self.child.next_look()?;
-            let program = self.child.program.as_fd();
+            let look = running.child.next_look()?;
+            let program = running.child.program.as_fd();
             let mut fds = vec![program];
             fds.extend(capture.fds());
             readable(&fds, look.into_iter().chain(capture.pause()).min()).await?;
             if readable::is_readable(program) {
                 break;
             }
-            self.child.capture(&mut capture)?;
+            running.child.capture(&mut capture)?;
         }
-        let outcome = self.wait().await?;
+        let outcome = running.wait().await?;
         capture.finish(outcome)
     }
 

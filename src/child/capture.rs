@@ -1,7 +1,7 @@
 //! Collecting what a program writes.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -159,16 +159,18 @@ impl Kept {
         let length = self.data.len();
         let bound = self.bound.unwrap_or(0);
         let room = CHUNK.min(bound - length);
-        if room == 0 {
-            let read = from.read(&mut [0; CHUNK])?;
-            self.truncated |= read > 0 && self.bound.is_some();
-            return Ok(read);
-        }
         self.make_room(room, bound)?;
         self.data.resize(length + room, 0);
-        let read = from.read(self.data.get_mut(length..).unwrap_or_default());
-        self.data.truncate(length + read.as_ref().map_or(0, |read| *read));
-        read
+        // What there is no room for is read along: of a packet (pipe(2), `O_DIRECT`, which the program may set) the kernel
+        // forgets what is not read at once.
+        let mut beyond = [0; CHUNK];
+        let kept = IoSliceMut::new(self.data.get_mut(length..).unwrap_or_default());
+        let beyond = IoSliceMut::new(beyond.get_mut(room..).unwrap_or_default());
+        let result = from.read_vectored(&mut [kept, beyond]);
+        let read = result.as_ref().map_or(0, |read| *read);
+        self.data.truncate(length + room.min(read));
+        self.truncated |= read > room && self.bound.is_some();
+        result
     }
 
     /// Never for more than the bound, which doubling would exceed.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::Child;
-use super::wait::poll_timeout;
+use super::wait::{TRACED, poll_timeout};
 use crate::error::{Error, Layer, Result};
 use crate::outcome::Outcome;
 use crate::sys::{self, Errno, LAST_SIGNAL, SignalSet};
@@ -59,7 +59,8 @@ impl Child {
     /// # Errors
     ///
     /// - [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy): there is no such signal; or the sandbox has no
-    ///   [`Namespaces::PID`](crate::Namespaces::PID), and so nobody knows what belongs to it.
+    ///   [`Namespaces::PID`](crate::Namespaces::PID), and so nobody knows what belongs to it; or this is the handle of
+    ///   [another command](Child::command) in a sandbox.
     /// - [`Os`](crate::ErrorKind::Os): `EAGAIN`, if process 1 has hundreds of signals to send already.
     pub fn signal_all(&self, signal: i32) -> Result<()> {
         self.send_all("signal all", signal)
@@ -137,9 +138,13 @@ impl Child {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(failed(Errno(errno as i32))),
             }
+            let has_ended = fds.first().and_then(PollFd::any).unwrap_or(false);
             if self.try_wait()?.is_none() {
                 while let Some(signal) = sys::next_signal(queue.as_fd()).map_err(failed)? {
                     self.signal(signal)?;
+                }
+                if has_ended {
+                    std::thread::sleep(TRACED);
                 }
             }
         }
@@ -153,8 +158,11 @@ impl Child {
             return Ok(());
         }
         let cell = self.cell.as_ref().ok_or_else(|| {
-            Error::invalid(Layer::Process, what, "without Namespaces::PID only the program is known")
-                .with_hint("use Child::signal, which reaches the program")
+            let cause = match self.inside {
+                None => "without Namespaces::PID only the program is known",
+                Some(_) => "that is for the handle of the sandbox, not of another command in it",
+            };
+            Error::invalid(Layer::Process, what, cause).with_hint("use Child::signal, which reaches the program")
         })?;
         cell.signal_all(number).map_err(|Errno(errno)| Error::os(Layer::Process, what, errno))
     }

@@ -12,6 +12,10 @@ use crate::error::{Error, Layer, Result};
 use crate::outcome::{Outcome, Usage, UsageSource};
 use crate::sys::{Ended, Errno};
 
+/// How long a program that has ended is left to whoever traces it inside, before it is looked again: until he lets go of
+/// it, it can't be reaped (ptrace(2)). Init takes him along.
+pub(super) const TRACED: Duration = Duration::from_millis(1);
+
 impl Child {
     /// Waits for the end of the program for at most `timeout`. None means that it still runs, unharmed.
     ///
@@ -31,7 +35,11 @@ impl Child {
             match poll(&mut fds, poll_timeout(look)) {
                 Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(None),
                 Ok(0) | Err(nix::Error::EINTR) => {}
-                Ok(_) => return self.end(0),
+                Ok(_) => match self.end(libc::WNOHANG)? {
+                    None if left.is_some_and(|left| left.is_zero()) => return Ok(None),
+                    None => std::thread::sleep(TRACED),
+                    outcome => return Ok(outcome),
+                },
                 Err(errno) => return Err(Error::os(Layer::Process, "wait", errno as i32)),
             }
         }

@@ -4,8 +4,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::leaf::Leaf;
 use super::strays;
 use crate::plan::Lease;
@@ -52,16 +50,16 @@ impl Process {
     }
 
     /// Reaps what was killed, as soon as it has ended. Not if somebody who traces it does not let go of it (ptrace(2)): there
-    /// it stays a zombie, and the host does not wait.
-    pub(crate) fn reap_killed(&self) {
-        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
-        while poll(&mut fds, PollTimeout::NONE) == Err(nix::Error::EINTR) {}
+    /// it stays as it is, and the host does not wait.
+    pub(crate) fn reap_killed(&self) -> Option<Ended> {
+        strays::wait_killed(self);
         for _ in 0..TRACED {
-            if !matches!(self.wait(libc::WNOHANG), Ok(None)) {
-                return;
+            match sys::wait(self.as_fd(), libc::WNOHANG) {
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                result => return result.ok().flatten(),
             }
-            std::thread::sleep(Duration::from_millis(1));
         }
+        None
     }
 
     /// The processor time of a process that has ended and is not reaped: its own, without that of children that it has
@@ -93,7 +91,7 @@ impl Process {
         let _ = self.kill();
         // Whoever does not get to reap it looks here next, and waits for this lock.
         let mut ended = lock(&self.0.ended);
-        *ended = sys::wait(self.as_fd(), 0).ok().flatten().or(*ended);
+        *ended = self.reap_killed().or(*ended);
     }
 
     pub(crate) fn downgrade(&self) -> Watched {

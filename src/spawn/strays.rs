@@ -1,12 +1,15 @@
-//! What keeps a killed init from ending, and the host with it. The default filter refuses both.
+//! What keeps a killed init from ending, and the host with it. The default filter refuses the first two.
 //!
 //! - Processes that a program has made children of the host's, instead of its own: clone(2), `CLONE_PARENT`. Such a one, once
 //!   dead, waits for the host to reap it, and the kernel keeps init until its namespace is empty.
+//! - Processes that have stopped at their end for whoever traces them (ptrace(2), `PTRACE_O_TRACEEXIT`). Two that trace each
+//!   other so never end: nothing in the kernel ends them.
 //! - Processes that leave init, to which a program may have given the lowest priority, no time to die in, and to kill them.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 #[cfg(feature = "tokio")]
 use std::time::Duration;
 
@@ -27,7 +30,8 @@ const PATIENCE: usize = 10;
 /// Reaps init, which has been killed, and first what keeps it from ending: `namespace` is the PID namespace.
 ///
 /// To look into a process that has made itself not dumpable takes privilege on newer kernels, even if it is dead. Such a one
-/// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them: false.
+/// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them: false. Nor for
+/// what is held by who traces it.
 pub(super) fn wait(init: &Process, namespace: (u64, u64)) -> bool {
     let mut search = Search::default();
     while !ends_soon(init) {
@@ -70,8 +74,16 @@ pub(super) fn settle(init: &Process, namespace: (u64, u64)) {
     }
 }
 
-fn ends_soon(init: &Process) -> bool {
-    let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+/// Waits for the end of a process that has been killed, unless it is held.
+pub(super) fn wait_killed(process: &Process) {
+    let mut held = 0;
+    while held < PATIENCE && !ends_soon(process) {
+        held = if is_held(process.pid()) { held + 1 } else { 0 };
+    }
+}
+
+fn ends_soon(process: &Process) -> bool {
+    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
     !matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR))
 }
 
@@ -94,6 +106,7 @@ fn end(init: &Process, namespace: (u64, u64)) -> bool {
                 let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
                 // Where the host is kept from reaping, there is nothing to wait for.
                 all_known &= matches!(sys::wait(process.as_fd(), libc::WNOHANG), Ok(_) | Err(Errno(libc::ECHILD)));
+                all_known &= !is_held(pid);
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => all_known &= !is_zombie_of_ours(pid),
             _ => {}
@@ -110,9 +123,21 @@ fn is_within(own: &File, namespace: (u64, u64)) -> bool {
     is_it(own.as_fd()) || outer.any(|file| is_it(file.as_fd()))
 }
 
-/// Whether a process is a child of the host's that has ended: proc_pid_stat(5).
+/// Whether a thread of a process that has been killed has stopped for whoever traces it.
+fn is_held(pid: libc::pid_t) -> bool {
+    let mut threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.any(|thread| after_name(&thread.path()).starts_with(" t "))
+}
+
+/// What proc_pid_stat(5) tells after the name: the state, and the parent.
+fn after_name(process: &Path) -> String {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    stat.rsplit(')').next().unwrap_or_default().to_owned()
+}
+
+/// Whether a process is a child of the host's that has ended.
 fn is_zombie_of_ours(pid: libc::pid_t) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let stat = after_name(&Path::new("/proc").join(pid.to_string()));
+    let mut fields = stat.split_whitespace();
     fields.next() == Some("Z") && fields.next() == Some(&*std::process::id().to_string())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use belljar::{
     AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout, Cause, Command, ErrorKind, Layer, Limits,
-    Namespaces, Outcome, Output, Rootfs, Seccomp, Stdio,
+    Namespaces, Outcome, Output, PtySize, Rootfs, Seccomp, Stdio,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -315,6 +315,95 @@ fn a_dropped_future_that_owns_the_sandbox_kills_it() {
         let output = sh("yes").fd(3, writer).output_async();
         tokio::time::timeout(Duration::from_millis(30), output).await.unwrap_err();
         assert_all_dead(reader);
+    });
+}
+
+#[test]
+fn what_is_killed_by_a_drop_sees_no_end_of_its_input_and_is_not_hung_up() {
+    let program = compile_static(
+        "async-eof",
+        r#"
+        #include <signal.h>
+        #include <unistd.h>
+        static void tell(int signal) { (void)signal; (void)!write(3, "hung up", 7); _exit(0); }
+        int main(void) {
+            char byte;
+            signal(SIGHUP, tell);
+            if (write(3, "!", 1) != 1) return 1;
+            while (read(0, &byte, 1) > 0);
+            (void)!write(3, "end of input", 12);
+            for (;;) pause();
+        }
+        "#,
+    );
+    let sandbox = with_program(&program);
+    // Where the program has a processor of its own, one in a few would win the race.
+    many_threads().block_on(async {
+        for turn in 0..200 {
+            let (mut reader, writer) = pipe();
+            let mut command = sandbox.command("/program");
+            command.fd(3, writer);
+            match turn % 3 {
+                0 => {
+                    let child = command.stdin(Stdio::piped()).spawn_async().unwrap();
+                    drop(command);
+                    reader.read_exact(&mut [0]).unwrap();
+                    drop(child);
+                }
+                1 => {
+                    let child = command.pty(PtySize::default()).spawn_async().unwrap();
+                    drop(command);
+                    reader.read_exact(&mut [0]).unwrap();
+                    drop(child);
+                }
+                _ => {
+                    // An end of file is typed at the start; what is told of it is read here.
+                    let child = command.pty(PtySize::default()).spawn_async().unwrap();
+                    drop(command);
+                    let mut output = Box::pin(child.wait_with_output());
+                    assert!(poll_once(output.as_mut()).is_pending());
+                    reader.read_exact(&mut [0; 13]).unwrap();
+                    drop(output);
+                }
+            }
+            let mut told = String::new();
+            reader.read_to_string(&mut told).unwrap();
+            assert_eq!(told, "", "{turn}");
+        }
+    });
+}
+
+#[test]
+fn a_program_has_a_terminal_whoever_waits() {
+    in_both(|| async {
+        let script = "test -t 0 && stty size; echo one; exec <&- >&- 2>&-; sleep 0.05; echo two >/dev/tty; exit 3";
+        let size = PtySize::new(31, 97);
+        let output = sh(script).pty(size).output_async().await.unwrap();
+        let shown = &b"31 97\r\none\r\ntwo\r\n"[..];
+        assert_eq!((output.outcome.code(), &*output.stdout), (Some(3), shown));
+        let child = sh(script).pty(size).spawn_async().unwrap();
+        assert!(child.pty.is_some());
+        let output = child.wait_with_output().await.unwrap();
+        assert_eq!((output.outcome.code(), &*output.stdout, output.truncated), (Some(3), shown, false));
+        // More than a terminal holds: somebody reads it.
+        let much = "head -c 300000 /dev/zero; exit 5";
+        let output = sh(much).pty(size).output_async().await.unwrap();
+        assert_eq!((output.outcome.code(), output.stdout.len()), (Some(5), 300_000));
+        assert_eq!(sh(much).pty(size).status_async().await.unwrap().code(), Some(5));
+        // What is taken is the caller's.
+        let mut child = sh("read line; echo got $line").pty(size).spawn_async().unwrap();
+        let mut pty = child.pty.take().unwrap();
+        std::io::Write::write_all(&mut pty, b"word\n").unwrap();
+        assert!(child.wait_with_output().await.unwrap().stdout.is_empty());
+        let mut shown = String::new();
+        pty.read_to_string(&mut shown).unwrap();
+        assert_eq!(shown, "word\r\ngot word\r\n");
+        let limited = host().limits(Limits::new().output(1000));
+        let output = limited.command("yes").pty(size).output_async().await.unwrap();
+        assert_eq!((output.outcome.cause(), output.stdout.len(), output.truncated), (Cause::OutputLimit, 1000, true));
+        let pool = host().prepare().unwrap().pool(1).unwrap();
+        let output = pool.command("tty").pty(size).output_async().await.unwrap();
+        assert_eq!(output.stdout, b"/dev/pts/0\r\n");
     });
 }
 

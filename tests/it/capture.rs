@@ -1,11 +1,12 @@
 //! Captured output: bounded, drained, and without a deadlock.
 
+use std::io::Read;
 use std::time::Duration;
 
 use belljar::{Cause, Limits, Sandbox, Stdio};
 
-use crate::alone::alone;
-use crate::harness::host;
+use crate::alone::{alone, pipe};
+use crate::harness::{compile_static, host, with_program};
 
 const MIB: u64 = 1 << 20;
 
@@ -44,7 +45,9 @@ fn memory_is_bounded_whatever_the_program_writes() {
         let before = peak();
         let output = sh(&limited(8 * MIB), "yes & yes >&2");
         assert_eq!(output.outcome.cause(), Cause::OutputLimit);
-        assert_eq!((output.stdout.len() as u64, output.truncated), (8 * MIB, true));
+        // Whichever is first ends both.
+        let kept = output.stdout.len().max(output.stderr.len()) as u64;
+        assert_eq!((kept, output.truncated), (8 * MIB, true));
         // Twice: the bytes are copied when the buffer grows.
         assert!(peak() - before < 2 * 2 * 8 * 1024 + 8 * 1024, "{} KiB", peak() - before);
         let output = sh(&host(), "head -c 500000000 /dev/zero; head -c 500000000 /dev/zero >&2");
@@ -87,6 +90,39 @@ fn one_byte_too_many_is_told_whoever_is_first() {
 }
 
 #[test]
+fn a_packet_is_not_cut_without_a_word() {
+    let program = compile_static(
+        "packet",
+        r#"
+        #define _GNU_SOURCE
+        #include <fcntl.h>
+        #include <unistd.h>
+        int main(void) {
+            if (fcntl(1, F_SETFL, O_DIRECT)) return 1;
+            return write(1, "0123456789x", 11) != 11;
+        }
+        "#,
+    );
+    let sandbox = with_program(&program).limits(Limits::new().output(10));
+    let output = sandbox.command("/program").output().unwrap();
+    assert_eq!((output.outcome.cause(), &*output.stdout), (Cause::OutputLimit, &b"0123456789"[..]));
+    assert!(output.truncated);
+}
+
+#[test]
+fn the_first_cause_is_told() {
+    let (mut reader, writer) = pipe();
+    let mut command = limited(10).command("sh");
+    command.args(["-c", "echo 0123456789x; echo >&3; sleep 1000"]).stdout(Stdio::piped()).fd(3, writer);
+    let mut child = command.spawn().unwrap();
+    reader.read_exact(&mut [0]).unwrap();
+    child.kill().unwrap();
+    // It is over its limit too; but that was not seen before.
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.outcome.cause(), output.truncated), (Cause::Killed, true));
+}
+
+#[test]
 fn pools_have_the_limit_too() {
     let pool = limited(100).prepare().unwrap().pool(1).unwrap();
     pool.refill().unwrap();
@@ -99,7 +135,7 @@ fn what_the_caller_reads_is_not_limited() {
     let mut child =
         limited(10).command("head").args(["-c", "100000", "/dev/zero"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut read = Vec::new();
-    std::io::Read::read_to_end(child.stdout.as_mut().unwrap(), &mut read).unwrap();
+    child.stdout.as_mut().unwrap().read_to_end(&mut read).unwrap();
     assert_eq!(read.len(), 100_000);
     assert_eq!(child.wait().unwrap().cause(), Cause::Exited);
 }

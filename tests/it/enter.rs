@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use belljar::{
-    Capabilities, Cause, Child, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, Rootfs, Sandbox, Seccomp, Stdio,
+    Capabilities, Cause, Child, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, PtySize, Rootfs, Sandbox,
+    Seccomp, Stdio,
 };
 
 use crate::alone::{alone, pipe};
@@ -76,6 +77,28 @@ fn subordinate() -> Option<u32> {
     let ranges = fs::read_to_string("/etc/subuid").ok()?;
     let line = ranges.lines().find(|line| line.split(':').next() == Some(&name))?;
     line.split(':').nth(1)?.parse().ok()
+}
+
+#[test]
+fn what_only_the_sandbox_itself_has_is_refused() {
+    let mut server = waiting(&host());
+    let mut command = server.command("true");
+    command.pty(PtySize::default());
+    for error in [command.spawn().map(drop), command.status().map(drop), command.output().map(drop)] {
+        let error = error.unwrap_err();
+        assert_eq!((error.layer(), error.kind()), (Layer::Process, ErrorKind::InvalidPolicy), "{error}");
+        assert!(error.to_string().contains("terminal"), "{error}");
+    }
+    let mut other = server.command("sleep").arg("1000").spawn().unwrap();
+    for error in [other.signal_all(libc::SIGTERM), other.pause(), other.resume()] {
+        let error = error.unwrap_err();
+        assert_eq!((error.layer(), error.kind()), (Layer::Process, ErrorKind::InvalidPolicy), "{error}");
+        assert!(error.to_string().contains("another command") && error.hint().is_some(), "{error}");
+    }
+    // The sandbox's own reaches it.
+    server.signal_all(libc::SIGUSR1).unwrap();
+    assert_eq!(other.wait().unwrap().signal(), Some(libc::SIGUSR1));
+    assert_eq!(server.wait().unwrap().signal(), Some(libc::SIGUSR1));
 }
 
 #[test]

@@ -32,6 +32,7 @@ mod fixtures;
 mod handle;
 mod harness;
 mod hazards;
+mod held;
 mod host;
 mod ids;
 #[cfg(feature = "image")]
