@@ -23,6 +23,8 @@ pub(crate) struct Limited {
     /// What had been used before the program was started.
     before: CpuTime,
     ended_for_cpu_time: bool,
+    /// Whether the time was up when the program was executed.
+    late: bool,
 }
 
 /// The wall time.
@@ -96,6 +98,10 @@ impl Limited {
         let killed = status.signal() == Some(libc::SIGKILL);
         let asked = self.clock.as_ref().is_some_and(|clock| clock.wall.grace.is_some());
         let over = self.clock.as_ref().is_some_and(Clock::is_over);
+        // What bounds the set-up may still kill a program that is being executed: init sees no more than its end.
+        if self.late && killed {
+            return Some(Cause::TimedOut);
+        }
         if over && (killed || asked) && cell.is_some_and(Cell::ran_out_of_time) {
             return Some(Cause::TimedOut);
         }
@@ -198,6 +204,11 @@ impl Limited {
             Some(clock) if clock.is_over() && !clock.wall.later => Err(too_late(clock.wall, None)),
             _ => Ok(()),
         }
+    }
+
+    /// Notes when the program was executed.
+    pub(super) fn has_started(&mut self) {
+        self.late = self.clock.as_ref().is_some_and(Clock::is_over);
     }
 
     /// Names the limit behind an error of the start.

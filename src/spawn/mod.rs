@@ -40,7 +40,7 @@ pub(crate) use trial::attempt;
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(&plan.steps, &plan.given)?;
-    let limited = Limited::new(plan, started)?;
+    let mut limited = Limited::new(plan, started)?;
     limited.check()?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
@@ -74,6 +74,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         None => start_single(children, &plan.program, &arena.program).map(|program| (None, program)),
     };
     let (cell, program) = started_in.map_err(|error| limited.explain(plan, &arena, error))?;
+    limited.has_started();
     for lack in Lack::ALL.into_iter().filter(|lack| arena.lacks(*lack)) {
         let (layer, why) = lack.told();
         holds.lack(layer, why);

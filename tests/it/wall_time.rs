@@ -113,7 +113,7 @@ fn whoever_exits_at_the_last_moment_has_exited_and_whoever_does_not_was_late() {
 
 #[test]
 fn a_grace_asks_before_it_kills() {
-    let limits = Limits::new().wall_time(ms(600)).term_grace(Duration::from_secs(60));
+    let limits = Limits::new().wall_time(ms(2000)).term_grace(Duration::from_secs(60));
     // By default a SIGTERM ends it.
     let outcome = limited(limits.clone()).command("/program").status().unwrap();
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGTERM)));
