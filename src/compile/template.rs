@@ -50,6 +50,7 @@ fn lower(sandbox: &Sandbox) -> Result<Option<Template>> {
         made => made?,
     };
     private.splice(0..0, [Step::Umask { mask: 0o022 }, Step::TakeUp]);
+    private.push(Step::CoverProc);
     let mut files = made.writable.into_iter();
     Ok(Some(Template {
         user: made.user,

@@ -135,6 +135,8 @@ pub(crate) enum Step {
     Keep,
     /// Takes up what is kept.
     TakeUp,
+    /// Covers the /proc that is kept.
+    CoverProc,
     /// Binds what is kept; `source` is where it comes from, if that is the host.
     Attach {
         source: Option<HostPath>,

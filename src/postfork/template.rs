@@ -105,6 +105,13 @@ impl State<'_> {
         Ok(())
     }
 
+    /// The start has its own by now. The program may be allowed to make namespaces: this one, of which nothing is hidden,
+    /// would let it mount another there.
+    pub(super) fn cover_proc(&self) -> Done {
+        let empty = sys::clone_tree(self.hidden()?, EMPTY_DIR)?;
+        Ok(sys::attach_at(empty.as_fd(), self.hidden()?, PROC)?)
+    }
+
     /// pivot_root(2) to the workspace; what was to be the root comes to lie on top of it.
     pub(super) fn pivot_over(&mut self) -> Done {
         sys::fchdir(self.workspace()?)?;

@@ -5,7 +5,10 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use belljar::{Capabilities, Child, ErrorKind, IdMap, Layer, Namespaces, Network, Prepared, Rootfs, Sandbox, Stdio};
+use belljar::{
+    Capabilities, Child, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, Prepared, Rootfs, Sandbox, Seccomp,
+    Stdio,
+};
 
 use crate::again::{again, is_again};
 use crate::for_root;
@@ -101,6 +104,22 @@ fn the_mounts_of_a_template_can_not_be_undone_by_a_capable_program() {
                   mount -o remount,bind,rw $at 2>/dev/null && echo writable $at; done; \
                   mount -t tmpfs none /tmp && echo control";
     assert_eq!(sh(&prepared, script), "control\n");
+}
+
+#[test]
+fn a_namespace_made_inside_gets_no_proc_with_all_its_parts() {
+    // What is hidden in /proc stays so for those who may make namespaces: the kernel refuses a /proc that shows more than
+    // those do which are mounted already, wherever those are.
+    let program = compile_static("revealed", include_str!("revealed.c"));
+    let filter = Seccomp::off().allow(["clone", "unshare"]);
+    let policy = with_program(&program).landlock(Landlock::off()).seccomp(filter);
+    let prepared = policy.prepare().unwrap();
+    assert!(shares(&prepared));
+    for mut command in [policy.command("/program"), prepared.command("/program")] {
+        let output = command.output().unwrap();
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert_eq!((&*stdout, &*stderr), ("Operation not permitted\n", ""), "{command:?}");
+    }
 }
 
 #[test]
