@@ -18,7 +18,7 @@ const PROC: &CStr = c"proc";
 
 /// What tells that a network namespace without an interface that is up was used.
 const COUNTERS: [&CStr; 5] = [
-    c"/proc/self/net/unix",
+    c"/proc/self/net/sockstat",
     c"/proc/self/net/snmp",
     c"/proc/self/net/snmp6",
     c"/proc/self/net/netstat",

@@ -82,6 +82,25 @@ fn sandboxes_of_one_template_meet_nowhere() {
 }
 
 #[test]
+fn a_network_namespace_is_not_used_again_while_a_socket_of_it_is_open() {
+    let prepared = with_program(&compile_static("outlives", include_str!("outlives.c"))).prepare().unwrap();
+    let run = |command: &mut belljar::Command| {
+        let output = command.output().unwrap();
+        assert!(output.outcome.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = run(&mut prepared.command("/program"));
+    assert!(first.starts_with("free "), "{first}");
+    assert_eq!(run(&mut prepared.command("/program")), first, "the control: it is used again");
+    // Nobody receives what is sent: the socket stays open on its way.
+    let (inside, outside) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    assert_eq!(run(prepared.command("/program").arg("send").fd(3, inside)), first);
+    let others: Vec<_> = (0..3).map(|_| run(&mut prepared.command("/program"))).collect();
+    assert!(others.iter().all(|other| other.starts_with("free ") && *other != first), "{others:?}");
+    drop(outside);
+}
+
+#[test]
 fn what_is_kept_for_each_start_is_out_of_sight() {
     let dir = temp_dir();
     fs::write(dir.path().join("file"), "content").unwrap();
