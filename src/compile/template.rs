@@ -123,6 +123,9 @@ impl Resolved<'_> {
             // As long as the namespace takes, init builds the root.
             init.append(&mut private);
             init.push(Step::JoinNetwork);
+        } else {
+            // Till then init has the host's memory, and the program sees it as process 1.
+            private.push(Step::AwaitInit);
         }
         init.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         private.append(&mut program);

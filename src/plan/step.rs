@@ -137,6 +137,8 @@ pub(crate) enum Step {
     TakeUp,
     /// Covers the /proc that is kept.
     CoverProc,
+    /// Waits until init has been executed.
+    AwaitInit,
     /// Binds what is kept; `source` is where it comes from, if that is the host.
     Attach {
         source: Option<HostPath>,
@@ -377,6 +379,7 @@ impl Step {
             | Step::TimerSlack { .. }
             | Step::Umask { .. }
             | Step::Chdir { .. }
+            | Step::AwaitInit
             | Step::Signals => Layer::Process,
             Step::LandlockRuleset { .. }
             | Step::LandlockPath { .. }

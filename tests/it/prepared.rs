@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::time::Duration;
 
 use belljar::{
     Capabilities, Child, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, Prepared, Rootfs, Sandbox, Seccomp,
@@ -11,6 +12,8 @@ use belljar::{
 };
 
 use crate::again::{again, is_again};
+use crate::alone::alone;
+use crate::filter;
 use crate::for_root;
 use crate::harness::{
     children, compile_static, host, is_root, mounts, namespaces_alone, noop, open_fds, real, temp_dir, with_program,
@@ -79,6 +82,20 @@ fn sandboxes_of_one_template_meet_nowhere() {
     // Where nothing but namespaces is in the way of those.
     let found = look(&policies[1].prepare().unwrap(), "both");
     assert!(["shm", "mq", "counter"].iter().all(|what| found.contains(*what)), "{found:?}");
+}
+
+/// Until it is executed, init is a process with the host's memory that the program could look into.
+#[test]
+fn no_program_runs_before_init_has_a_memory_of_its_own() {
+    alone("prepared::no_program_runs_before_init_has_a_memory_of_its_own", || {
+        let program = compile_static("first", include_str!("first.c"));
+        let prepared = namespaces_alone(&with_program(&program)).prepare().unwrap();
+        assert!(shares(&prepared));
+        // Init makes its image, and nobody else does that here.
+        filter::slow(libc::SYS_memfd_create, Duration::from_millis(300));
+        let output = prepared.command("/program").output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "belljar-init\n");
+    });
 }
 
 #[test]
