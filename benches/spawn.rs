@@ -11,12 +11,13 @@ use common::run::{Section, run};
 use common::sections;
 
 /// The sections, in the order in which they run.
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 9] = [
     ("spawn", sections::spawn),
     ("pool", sections::pool),
     ("memory", sections::memory),
     ("fds", sections::fds),
     ("binds", sections::binds),
+    ("command-lines", sections::command_lines),
     ("threads", sections::threads),
     ("mounts", sections::mounts),
     ("inside", sections::inside),

@@ -14,6 +14,7 @@ use crate::child::{Child, Output};
 use crate::compile::compile;
 use crate::enter;
 use crate::error::{Error, Layer, Result};
+use crate::hold::Hook;
 use crate::layer::exec::DEFAULT_ENV;
 use crate::layer::fds::{Passed, Stdio};
 use crate::layer::terminal::PtySize;
@@ -39,6 +40,12 @@ pub struct Command {
     /// Whether HOME is left to the image: neither its Env nor the caller has a say in it.
     pub(crate) home_of_image: bool,
     pub(crate) directory: Option<PathBuf>,
+    /// Where to go instead.
+    pub(crate) fallbacks: Vec<PathBuf>,
+    /// Whether PWD is to name the directory.
+    pub(crate) names_directory: bool,
+    pub(crate) arg0: Option<OsString>,
+    pub(crate) hook: Option<Hook>,
     stdin: Option<Stdio>,
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
@@ -76,6 +83,10 @@ impl Command {
             env,
             home_of_image,
             directory: None,
+            fallbacks: Vec::new(),
+            names_directory: false,
+            arg0: None,
+            hook: None,
             stdin: None,
             stdout: None,
             stderr: None,
@@ -142,6 +153,37 @@ impl Command {
     /// Sets the working directory, an absolute path inside. The default is `/`. Links of /proc do not lead there.
     pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
         self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Adds a directory to start in where the one before does not exist inside, or can't be entered.
+    pub fn current_dir_or(&mut self, directory: impl AsRef<Path>) -> &mut Self {
+        self.fallbacks.push(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Sets the variable PWD to the directory that the program starts in, as it was given. By default it is no other
+    /// variable than any.
+    pub fn env_pwd(&mut self) -> &mut Self {
+        self.names_directory = true;
+        self
+    }
+
+    /// Sets the name that the program is told as its own, argument 0. The default is the program as it was given.
+    pub fn arg0(&mut self, arg: impl AsRef<OsStr>) -> &mut Self {
+        self.arg0 = Some(arg.as_ref().to_owned());
+        self
+    }
+
+    /// Runs `hook` in the host process when the sandbox is set up, and holds the program back until it returns: to set up
+    /// a network inside, say. It gets the id of the process that becomes the program, for `/proc/ID/ns` and the like.
+    ///
+    /// It runs on a thread of its own, while [`spawn`](Command::spawn) waits. If it fails, so does the start. A command with
+    /// a hook is never started from a [`Pool`](crate::Pool)'s ready sandboxes.
+    ///
+    /// What is not protected: the process still has the capabilities that set the sandbox up, but no program runs in it.
+    pub fn before_exec(&mut self, hook: impl Fn(u32) -> std::io::Result<()> + Send + Sync + 'static) -> &mut Self {
+        self.hook = Some(Hook::new(hook));
         self
     }
 
@@ -278,23 +320,32 @@ impl Command {
     fn start(&self, input: &Stdio, output: &Stdio) -> Result<Child> {
         let started = std::time::Instant::now();
         let streams = self.streams(input, output);
-        // What waits in a pool has no terminal.
-        if let Some(pool) = self.pool.as_ref().filter(|_| self.pty.is_none()) {
+        if let Some(pool) = self.pool.as_ref().filter(|_| self.is_plain()) {
             if let Some(child) = pool::start(pool, self, streams, started)? {
                 return Ok(child);
             }
         }
         if let Some(entry) = &self.entry {
-            if self.pty.is_some() {
-                let cause = "a command in a sandbox that is in use can't have a terminal of its own";
-                return Err(Error::invalid(Layer::Process, "pty", cause));
+            if !self.is_plain() {
+                let cause =
+                    "a command in a sandbox that is in use has no terminal, no hook, no arg0, and no other directory";
+                return Err(Error::invalid(Layer::Process, "enter", cause));
             }
             return enter::start(entry, self, streams, started);
         }
         let (plan, report) = compile(self, streams)?;
-        let mut child = spawn(&plan, report, started)?;
+        let mut child = match &self.hook {
+            Some(hook) => hook.around(plan, |plan| spawn(plan, report, started))?,
+            None => spawn(&plan, report, started)?,
+        };
         child.policy = Some(self.sandbox.clone());
         Ok(child)
+    }
+
+    /// Whether it says nothing that the agent of a pool, which has no terminal either, does not know.
+    fn is_plain(&self) -> bool {
+        let plain = self.hook.is_none() && self.fallbacks.is_empty() && self.pty.is_none();
+        plain && !self.names_directory && self.arg0.is_none()
     }
 
     fn streams<'a>(&'a self, input: &'a Stdio, output: &'a Stdio) -> [&'a Stdio; 3] {

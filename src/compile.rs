@@ -3,6 +3,7 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
+mod bounds;
 mod handle;
 mod report;
 mod template;
@@ -19,11 +20,15 @@ use crate::layer::capabilities::Capabilities;
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
+use crate::layer::inherit::Inherit;
+use crate::layer::limits::{Cgroup, Limits};
 use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
-use crate::layer::{capabilities, exec, fds, ids, landlock, limits, mount, namespaces, network, process, seccomp};
+use crate::layer::{
+    capabilities, exec, fds, ids, inherit, landlock, limits, mount, namespaces, network, process, seccomp,
+};
 use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Order, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
@@ -52,8 +57,9 @@ fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
     let mut plan = Plan { given, ..Plan::default() };
     plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
+    policy.lower_bounds(command, &mut plan);
     policy.lower_holder(&mut plan);
-    match policy.own.contains(Namespaces::PID) {
+    match policy.has_init() {
         true => policy.arrange_cell(inside, program, &mut plan),
         false => policy.arrange_single(inside, program, &mut plan),
     }
@@ -68,6 +74,7 @@ struct Resolved<'a> {
     network: Network,
     caller: Caller,
     ids: Lowered,
+    cgroup: Option<Cgroup>,
 }
 
 impl<'a> Resolved<'a> {
@@ -84,11 +91,21 @@ impl<'a> Resolved<'a> {
             true => ids::lower(&sandbox.ids, caller)?,
             false => ids::lower_without_namespace(&sandbox.ids, caller)?,
         };
-        Ok(Self { sandbox, own, network, caller, ids })
+        let cgroup = Cgroup::lower(&sandbox.limits, sandbox.cgroup.as_deref())?;
+        Ok(Self { sandbox, own, network, caller, ids, cgroup })
     }
 
     fn has(&self, namespace: Namespaces) -> bool {
         self.own.contains(namespace)
+    }
+
+    /// Whether process 1 is an init.
+    fn has_init(&self) -> bool {
+        self.has(Namespaces::PID) && !self.sandbox.program_is_init
+    }
+
+    fn inherits(&self, what: Inherit) -> bool {
+        self.sandbox.inherit.contains(what)
     }
 
     /// Whether the processes have capabilities over their namespaces, to be used and then dropped.
@@ -109,12 +126,13 @@ impl<'a> Resolved<'a> {
     fn lower_holder(&self, plan: &mut Plan) {
         if self.holder() {
             let namespaces = libc::CLONE_NEWUSER as u64;
-            let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
+            let clone = plan.push(Step::Clone { process: "holder", namespaces, memory: Memory::Shared });
             // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
             // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
             let init = exec_init(0o555, Capabilities::empty(), vec![c"belljar-init".into(), c"holder".into()]);
-            plan.steps.extend([clone, init, self.ids.write_outside()]);
-            plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
+            let body = plan.extend([init]);
+            let maps = plan.push(self.ids.write_outside());
+            plan.holder = Some(Holder { clone, body, maps });
         }
     }
 
@@ -141,7 +159,7 @@ impl<'a> Resolved<'a> {
     /// No user namespaces below the sandbox's own, unless the policy allows by name what makes them: a second layer next
     /// to the filter, and so not a matter of whether there is one.
     fn forbid_user_namespaces(&self, before_root: usize, steps: &mut Vec<Step>) {
-        let allowed = self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        let allowed = self.sandbox.nests || self.sandbox.seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
         if self.has(Namespaces::USER) && !allowed {
             // In a /proc of the sandbox's own, before a part of it is made read-only. The kernel keeps an entry for
             // every user namespace in the /proc that was used: with many sandboxes, the host's would become slow.
@@ -178,6 +196,7 @@ impl<'a> Resolved<'a> {
             ids: (self.ids.uid, self.ids.gid),
             seals_proc: self.seals_proc(),
             tmp_size: self.sandbox.limits.tmp_size,
+            privileged: self.caller.privileged(),
         };
         mount::lower(&setting, steps)
     }
@@ -188,8 +207,8 @@ impl<'a> Resolved<'a> {
     /// Where Landlock is to keep every program from writing there, the mount does it too: that is one step, and to protect
     /// the kernel's files one by one takes many.
     fn seals_proc(&self) -> bool {
-        let Sandbox { seccomp, landlock, .. } = self.sandbox;
-        let maps = seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
+        let Sandbox { seccomp, landlock, nests, .. } = self.sandbox;
+        let maps = *nests || seccomp.as_ref().is_some_and(Seccomp::allows_namespaces);
         let writes = landlock.lets_write_below("/proc");
         !maps && !writes && (self.caller.privileged() || landlock.lets_write_nothing_at("/proc"))
     }
@@ -215,41 +234,44 @@ impl<'a> Resolved<'a> {
         inside: &[Step],
         steps: &mut Vec<Step>,
     ) -> Result<(Vec<Given>, Report)> {
+        // As soon as there is all that a host may have to do with.
+        if command.hook.is_some() {
+            process::lower_hold(steps);
+        }
         // An interface needs the capabilities that are left at the start.
         network::lower(self.network, self.has(Namespaces::NET), steps)?;
         // A session first: it takes the controlling terminal away.
-        process::lower_session(steps);
+        if !self.inherits(Inherit::SESSION) {
+            process::lower_session(steps);
+        }
         // A terminal as soon as there is a session to control.
         if let Some(size) = command.pty {
-            self.lower_terminal(size, steps);
+            self.lower_terminal(size, steps)?;
         }
         // Descriptors before the limits: a low limit of open files must not be in the way.
         let given = fds::lower(streams, &command.passed, steps)?;
         // What is inherited, before the capabilities that may better it are gone.
-        if !self.has(Namespaces::PID) {
+        if !self.has_init() {
             self.lower_inherited(steps);
         }
-        if !self.has(Namespaces::PID) || !self.seals_proc() {
+        if (!self.has_init() || !self.seals_proc()) && !self.inherits(Inherit::OOM_SCORE) {
             process::lower_oom_score(steps);
         }
-        process::lower_state(steps);
-        limits::lower(&self.sandbox.limits, steps)?;
+        self.lower_state(command, steps)?;
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
-        // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
-        if self.ids.gid_writer == Writer::Helper || (!self.has(Namespaces::USER) && self.caller.sets_groups()) {
-            steps.push(Step::DropGroups);
-        }
-        self.ids.change(steps);
-        // As the program's user, whose key it is.
-        if !self.refuses_keyrings() {
-            process::lower_keyring(steps);
-        }
-        let directory = process::directory(command.directory.as_deref())?;
-        let executed = Program { program: &command.program, args: &command.args, env: command.env.clone() };
+        self.lower_user(steps);
+        let directories = directories(command)?;
+        let executed = Program {
+            program: &command.program,
+            args: &command.args,
+            env: command.env.clone(),
+            arg0: command.arg0.as_deref(),
+            pwd: if command.names_directory { directories.clone() } else { Vec::new() },
+        };
         // Looks at files while the capabilities last, which may be needed for that: first at what is executed.
         if self.has(Namespaces::MOUNT) && command.agent.is_none() {
-            executed.lower_look(&directory, steps)?;
+            directories.iter().try_for_each(|directory| executed.lower_look(directory, steps))?;
         }
         let landlock = self.lower_landlock(inside, steps)?;
         steps.extend(landlock.rules);
@@ -258,7 +280,10 @@ impl<'a> Resolved<'a> {
         // In force after no_new_privs, which allows it, and after the last mount, since it forbids mounting.
         steps.extend(landlock.restrict);
         // The directory without capabilities: the program must be able to go there.
-        process::lower_directory(directory, steps);
+        process::lower_directories(directories, steps);
+        if self.sandbox.ends_with_thread {
+            process::lower_end_with_thread(steps);
+        }
         // Signals: from here on one may end the child.
         process::lower_signals(steps);
         // The filter last: it need not allow what sets a sandbox up, but for execve.
@@ -277,15 +302,47 @@ impl<'a> Resolved<'a> {
 
     /// What a process has from the one that clones it: with a cell, that has the time to set it.
     fn lower_inherited(&self, steps: &mut Vec<Step>) {
-        process::lower_priorities(steps);
+        if !self.inherits(Inherit::SCHEDULING) {
+            process::lower_priorities(steps);
+        }
         capabilities::lower_bounding_set(self.sandbox.capabilities, self.privileged(), steps);
+    }
+
+    /// Who the program is.
+    fn lower_user(&self, steps: &mut Vec<Step>) {
+        // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
+        if self.ids.gid_writer == Writer::Helper || (!self.has(Namespaces::USER) && self.caller.sets_groups()) {
+            steps.push(Step::DropGroups);
+        }
+        self.ids.change(steps);
+        // As the program's user, whose key it is.
+        if !self.refuses_keyrings() {
+            process::lower_keyring(steps);
+        }
+    }
+
+    /// Limits and mask: the host's, or defined ones. A single process has had another mask while it built the root.
+    fn lower_state(&self, command: &Command, steps: &mut Vec<Step>) -> Result<()> {
+        match (self.inherits(Inherit::UMASK), self.has_init()) {
+            (false, _) => process::lower_state(0o022, steps),
+            (true, true) => {}
+            (true, false) => process::lower_state(inherit::umask(), steps),
+        }
+        match (self.inherits(Inherit::LIMITS), self.sandbox.limits == Limits::default()) {
+            (false, _) => self.lower_limits(command.agent.is_some(), steps),
+            (true, true) => Ok(()),
+            (true, false) => Err(Error::invalid(Layer::Limits, "inherit", "limits are both set and inherited")),
+        }
     }
 
     /// The rules that say in Landlock's terms what the steps inside have mounted.
     fn lower_landlock(&self, inside: &[Step], program: &[Step]) -> Result<landlock::Lowered> {
-        let devices = inside.iter().any(|step| matches!(step, Step::Devpts { .. }));
+        let devices =
+            inside.iter().any(|step| matches!(step, Step::Devpts { at } if at.path.as_c_str() == c"/dev/pts"));
         // The tmpfs of our own devices is read-only in the end.
-        let sealed = |at: &Inside| devices && at.path.as_c_str() == c"/dev";
+        let is_dev = |at: &Inside| at.path.as_c_str() == c"/dev";
+        let seals = inside.iter().any(|step| matches!(step, Step::Seal { at, .. } if is_dev(at)));
+        let sealed = |at: &Inside| devices && seals && is_dev(at);
         let root = || landlock::Place { path: c"/".into(), dir: true, write: true, mount: None };
         let mut writable = 0..;
         let place = |step: &Step| {
@@ -294,6 +351,7 @@ impl<'a> Resolved<'a> {
                 step if mount::is_writable_root(step) => return Some(root()),
                 Step::Bind { at, attributes, .. } => (at, attributes & attr::READ_ONLY == 0),
                 Step::Tmpfs { at, .. } => (at, !sealed(at)),
+                Step::Entry(entry) => entry.mounts()?,
                 Step::Proc { at } | Step::Devpts { at } | Step::Mask { at } | Step::Protect { at } => (at, false),
                 _ => return None,
             };
@@ -339,14 +397,14 @@ impl<'a> Resolved<'a> {
             inside.insert(last, Step::JoinNetwork);
         }
         inside.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
-        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME;
+        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME | self.made_by_program();
         let first = self.own - later;
         let clone = match self.holder() {
             true => plan.push(self.clone("cell", Namespaces::empty())),
             false => plan.push(self.clone("cell", first)),
         };
         let mut body = Vec::new();
-        if self.seals_proc() {
+        if self.seals_proc() && !self.inherits(Inherit::OOM_SCORE) {
             // Inherited, since nobody can write to the /proc inside. Before init is there, with which the root changes.
             process::lower_oom_score(&mut body);
         }
@@ -359,7 +417,7 @@ impl<'a> Resolved<'a> {
         let meanwhile = plan.extend(self.lower_meanwhile(net));
         plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile, order: Order::InitFirst });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
-        plan.program = Launch { clone, body: plan.extend(program) };
+        plan.program = Launch { clone, body: plan.extend(self.lower_start().into_iter().chain(program)) };
     }
 
     /// What the cell does while init takes its steps.
@@ -376,7 +434,8 @@ impl<'a> Resolved<'a> {
     /// Without a PID namespace there is no init: one process takes all steps.
     fn arrange_single(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         inside.extend(program);
-        let mut made = self.own - Namespaces::TIME;
+        let inside = self.lower_entry_to_cgroup().into_iter().chain(inside);
+        let mut made = self.own - Namespaces::TIME - self.made_by_program();
         if self.holder() {
             made -= Namespaces::USER;
         }
@@ -426,6 +485,12 @@ pub(crate) fn own_namespaces(sandbox: &Sandbox) -> Namespaces {
         (None, Some(Network::Host)) => Namespaces::default() - Namespaces::NET,
         (None, _) => Namespaces::default(),
     }
+}
+
+/// Where the program may start, in kernel form.
+fn directories(command: &Command) -> Result<Vec<CString>> {
+    let fallbacks = command.fallbacks.iter().map(|path| Some(path.as_path()));
+    std::iter::once(command.directory.as_deref()).chain(fallbacks).map(process::directory).collect()
 }
 
 /// The step that clones the program from the cell, whose memory is a copy already where it has to be.

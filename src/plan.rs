@@ -4,6 +4,8 @@
 //! child has nothing to decide and nothing to allocate. A child that fails hands back the index of the step and the
 //! error number; the words are here, with the parent.
 
+mod bounds;
+mod entry;
 mod hint;
 mod interpreter;
 mod operand;
@@ -17,6 +19,8 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub(crate) use bounds::{Bounds, Wall};
+pub(crate) use entry::{EntryStep, EntryUpper};
 pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
 pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
@@ -50,6 +54,8 @@ pub struct Plan {
     pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
     /// What the start goes on from, if that was made before.
     pub(crate) template: Option<Arc<Template>>,
+    /// What bounds the whole sandbox.
+    pub(crate) bounds: Bounds,
     /// What has to stay as long as the program: the layers of an image in their store.
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -141,6 +147,15 @@ impl Plan {
         let start = self.steps.len();
         self.steps.extend(steps);
         start..self.steps.len()
+    }
+
+    /// Gives the step that holds the program back its end of a socket.
+    pub(crate) fn hold(&mut self, end: Arc<OwnedFd>) {
+        for step in &mut self.steps {
+            if let Step::Hold { socket } = step {
+                *socket = Some(end.clone());
+            }
+        }
     }
 
     fn section(&self, index: usize) -> &'static str {

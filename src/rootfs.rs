@@ -66,6 +66,25 @@ impl Rootfs {
         Self::of(Source::Empty)
     }
 
+    /// An empty root in memory that can be written to, and nothing is added to it: no /proc, no /dev, no /tmp.
+    ///
+    /// What is in it is what [`Sandbox::entry`](crate::Sandbox::entry) and its like put there, in their order. What is
+    /// not protected: the memory has the kernel's bound, half of the machine's; [`Entry::seal`](crate::Entry::seal) of `/`, as the
+    /// last entry, makes it read-only.
+    pub fn bare() -> Self {
+        Self::of(Source::Bare)
+    }
+
+    /// Makes missing targets of mounts, directories, files and links in directories of the host too, where these are bound
+    /// to be written to: as the caller, and before the program starts. By default that is refused.
+    ///
+    /// What is not protected: what is made there stays, and what the program of an earlier sandbox has left there decides
+    /// where: a link of its leads elsewhere inside, though never out.
+    pub fn make_places(mut self) -> Self {
+        self.root.make_places = true;
+        self
+    }
+
     /// The host's userland: /usr, with /bin, /lib*, and /sbin as they are on the host.
     ///
     /// Of /etc there is what programs need to start: the loader's cache and configuration, the alternatives, the

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use crate::command::Command;
 use crate::layer::capabilities::Capabilities;
 use crate::layer::ids::{IdMap, Ids};
+use crate::layer::inherit::Inherit;
 use crate::layer::landlock::Landlock;
 use crate::layer::limits::Limits;
-use crate::layer::mount::{Mount, Tmpfs};
+use crate::layer::mount::{Entry, Mount, Tmpfs};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
@@ -48,6 +49,13 @@ pub struct Sandbox {
     pub(crate) limits: Limits,
     /// The directory of cgroup version 2 that the sandbox gets its own below.
     pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) inherit: Inherit,
+    /// Whether user namespaces may be made inside.
+    pub(crate) nests: bool,
+    /// Whether the program is process 1.
+    pub(crate) program_is_init: bool,
+    /// Whether the program ends with the thread that starts it.
+    pub(crate) ends_with_thread: bool,
     /// What says what the caller leaves open.
     #[cfg(feature = "image")]
     pub(crate) image: Option<crate::image::Image>,
@@ -141,6 +149,11 @@ impl Sandbox {
         self.mount(Mount::Mask(path.as_ref().into()))
     }
 
+    /// Puts something there that says more about itself: see [`Entry`].
+    pub fn entry(self, entry: Entry) -> Self {
+        self.mount(Mount::Entry(entry))
+    }
+
     fn mount(mut self, mount: Mount) -> Self {
         self.mounts.push(mount);
         self
@@ -205,6 +218,44 @@ impl Sandbox {
         self
     }
 
+    /// Sets what of the host process's own state the program keeps. The default is nothing: it starts with the same values
+    /// whatever the host has set.
+    pub fn inherit(mut self, inherit: Inherit) -> Self {
+        self.inherit = inherit;
+        self
+    }
+
+    /// Lets user namespaces be made inside, and with them sandboxes, as far as the filter of system calls does. By default
+    /// the kernel refuses them, with or without a filter.
+    ///
+    /// What is not protected: in a user namespace of its own a program has every capability over what it makes there, and
+    /// so reaches more of the kernel.
+    pub fn user_namespaces_inside(mut self) -> Self {
+        self.nests = true;
+        self
+    }
+
+    /// Makes the program process 1 of its PID namespace. The default is a small init, with the program as process 2. Needs
+    /// [`Namespaces::PID`].
+    ///
+    /// What is not protected: signals that process 1 has no handler for do nothing, and processes that are left behind stay
+    /// zombies unless it waits for them. The sandbox ends with the handle, but not with a host process that is killed.
+    pub fn program_is_init(mut self) -> Self {
+        self.program_is_init = true;
+        self
+    }
+
+    /// Kills the program when the thread that has started it ends: PR_SET_PDEATHSIG(2const). By default, and without need
+    /// of this, everything in a sandbox with an init ends with the host process; this is for those without, and then for the
+    /// program alone.
+    ///
+    /// What is not protected: a program that gains privilege by an exec, which no_new_privs forbids, or that asks for
+    /// another signal, lives on.
+    pub fn end_with_thread(mut self) -> Self {
+        self.ends_with_thread = true;
+        self
+    }
+
     /// Sets the filter of system calls. The default is [`Seccomp::container`].
     pub fn seccomp(mut self, seccomp: Seccomp) -> Self {
         self.seccomp = Some(seccomp);
@@ -219,7 +270,16 @@ impl Sandbox {
 
     /// Sets the directory of cgroup version 2, delegated to the caller, that the sandbox gets its own cgroup in.
     ///
-    /// The default is the caller's own cgroup, if that is delegated to it, where the policy has a limit that needs one.
+    /// The default is the caller's own cgroup, if that is delegated to it, where the policy has a limit that needs one. The
+    /// kernel gives controllers only to groups whose parent has no processes of its own: a directory that is named here gets
+    /// those enabled that are needed, and so must have none. The host process is never moved.
+    ///
+    /// Each sandbox has a group there for itself, called `belljar-` and a number, and it is removed with the sandbox. What a
+    /// host process leaves that is killed, the next one removes that uses the directory.
+    ///
+    /// # Kernel
+    ///
+    /// `Usage::peak_memory` is counted there since Linux 5.19.
     pub fn cgroup(mut self, directory: impl AsRef<Path>) -> Self {
         self.cgroup = Some(directory.as_ref().into());
         self

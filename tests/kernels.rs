@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
+use std::time::Duration;
 
-use belljar::{Enforcement, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, Output, Rootfs, Sandbox};
+use belljar::{Enforcement, ErrorKind, IdMap, Landlock, Layer, Limits, Namespaces, Network, Output, Rootfs, Sandbox};
 
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -140,6 +141,15 @@ fn had(sandbox: &Sandbox) -> String {
     version.map_or("no".to_owned(), |version| format!("from {version}"))
 }
 
+/// Whether the limits that take a cgroup of version 2 can be had, where the tests are told of a directory for it.
+fn by_cgroup() -> String {
+    let limits = Limits::new().memory(64 << 20).pids(16).cpu_max(Duration::from_millis(50), Duration::from_millis(100));
+    match std::env::var_os("BELLJAR_TEST_CGROUP") {
+        Some(directory) => had(&Sandbox::new().limits(limits).cgroup(directory)),
+        None => "none is delegated here".to_owned(),
+    }
+}
+
 /// What the report says of one layer of a default sandbox.
 fn reported(layer: Layer) -> String {
     let mut child = Sandbox::new().bind_ro(BUSYBOX, "/busybox").command("/busybox").arg("true").spawn().unwrap();
@@ -178,13 +188,15 @@ fn what_holds_on_this_kernel_is_told() {
         ("Landlock for chosen ports of TCP", landlocked(|rules| rules.connect_tcp(80))),
         ("Landlock's audit", landlocked(Landlock::audit)),
         ("the filter of system calls", reported(Layer::Seccomp)),
+        ("the wall time", had(&Sandbox::new().limits(Limits::new().wall_time(Duration::from_secs(60))))),
+        ("memory, processes and processors of a whole sandbox, by a delegated cgroup", by_cgroup()),
     ];
     println!();
     for (row, value) in &rows {
         println!("holds: {row} = {value}");
     }
     // What the crate claims for every kernel.
-    for row in [0, 2, 3, 5, 10] {
+    for row in [0, 2, 3, 5, 10, 11] {
         assert_eq!(rows[row].1, "yes", "{}", rows[row].0);
     }
 }

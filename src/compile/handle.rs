@@ -1,7 +1,9 @@
 //! What the handle of a running program needs to be there: for its signals, and for its terminal.
 
 use super::Resolved;
+use crate::error::{Error, Layer, Result};
 use crate::layer::capabilities::{self, Capabilities};
+use crate::layer::inherit::Inherit;
 use crate::layer::terminal::{self, PtySize};
 use crate::plan::Step;
 
@@ -16,12 +18,17 @@ impl Resolved<'_> {
     }
 
     /// Gives the program a terminal.
-    pub(super) fn lower_terminal(&self, size: PtySize, steps: &mut Vec<Step>) {
+    pub(super) fn lower_terminal(&self, size: PtySize, steps: &mut Vec<Step>) -> Result<()> {
+        if self.inherits(Inherit::SESSION) {
+            let cause = "a terminal needs a session of its own, and the policy inherits the caller's";
+            return Err(Error::invalid(Layer::Process, "pty", cause));
+        }
         // What belongs to nobody inside, nobody can give to the program's user.
         if self.ids.caller_unmapped {
             capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
             self.ids.change(steps);
         }
         terminal::lower(size, self.ids.uid, steps);
+        Ok(())
     }
 }

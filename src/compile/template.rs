@@ -75,7 +75,10 @@ impl Resolved<'_> {
     fn can_share(&self) -> bool {
         let needed = Namespaces::USER | Namespaces::MOUNT | Namespaces::PID;
         let own = self.ids.uid_writer == Writer::Own && self.ids.gid_writer == Writer::Own;
-        self.own.contains(needed) && own && !self.ids.changes
+        // What only a whole start can do: nested user namespaces, a program that is process 1 or inherits what others do not.
+        let Sandbox { nests, inherit, ends_with_thread, .. } = self.sandbox;
+        let plain = self.has_init() && !nests && !ends_with_thread && inherit.is_empty();
+        self.own.contains(needed) && own && !self.ids.changes && plain
     }
 
     /// Whether an empty network namespace does, in which the program has no capability.
@@ -100,6 +103,7 @@ impl Resolved<'_> {
         let mut plan = Plan { given, template: Some(template.clone()), ..Plan::default() };
         plan.ids = Some(self.ids.maps());
         plan.keeps = template.keeps.clone();
+        self.lower_bounds(command, &mut plan);
         let joins = template.networks().is_some();
         let makes = self.has(Namespaces::NET) && !joins;
         let clone = plan.push(self.clone("cell", Namespaces::empty()));
@@ -112,7 +116,7 @@ impl Resolved<'_> {
             body.push(Step::DropGroups);
         }
         body.push(Step::EnterTemplate { network: joins });
-        body.extend(unshare(self.own - Namespaces::NET - Namespaces::TIME));
+        body.extend(unshare(self.own - Namespaces::NET - Namespaces::TIME - self.made_by_program()));
         self.ids.write_nested(&mut body);
         namespaces::lower_names(self.own, self.sandbox.hostname.as_deref(), &mut body)?;
         let body = plan.extend(body);
@@ -129,6 +133,7 @@ impl Resolved<'_> {
         }
         init.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         private.append(&mut program);
+        private.splice(0..0, self.lower_start());
         let init = Launch { clone: clone_init, body: plan.extend(init) };
         let meanwhile = plan.extend(self.lower_meanwhile(makes));
         let order = if makes { Order::InitFirst } else { Order::Together };
@@ -202,7 +207,7 @@ fn is_own(step: &Step, content: &[Step]) -> Option<bool> {
         Step::Proc { .. } | Step::Devpts { .. } => Some(true),
         // One that is read-only in the end holds nothing of a program's.
         Step::Tmpfs { at, .. } => Some(!content.iter().any(|other| seals(other, at))),
-        Step::Copy { .. } | Step::RootCopy { .. } => None,
+        Step::Copy { .. } | Step::RootCopy { .. } | Step::RootMemory | Step::Entry(_) => None,
         Step::RootOverlay { upper: Upper::Stage | Upper::Tmpfs { .. } | Upper::Kept { .. }, .. } => None,
         _ => Some(false),
     }

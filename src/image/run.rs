@@ -189,7 +189,7 @@ fn accounts(config: &ImageConfig, root: &Source) -> Result<Accounts> {
         Source::Dir(dir) => std::slice::from_ref(dir),
         Source::Layers(dirs) => dirs,
         // The host's accounts are not the image's.
-        Source::Empty | Source::Host | Source::Distroless(_) => &[],
+        Source::Empty | Source::Bare | Source::Host | Source::Distroless(_) => &[],
     };
     let open = |dir: &PathBuf| {
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir);

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
+use crate::sys;
 
 bitflags::bitflags! {
     /// Capabilities that the program keeps: see capabilities(7). The default is none.
@@ -98,6 +99,14 @@ bitflags::bitflags! {
         const BPF = 1 << 39;
         /// `CAP_CHECKPOINT_RESTORE`.
         const CHECKPOINT_RESTORE = 1 << 40;
+    }
+}
+
+impl Capabilities {
+    /// What the calling thread has and may pass on, its permitted set; of capabilities newer than this crate nothing. Without
+    /// [`Namespaces::USER`](crate::Namespaces::USER) no more than that can be kept.
+    pub fn permitted() -> Self {
+        Self::from_bits_truncate(sys::permitted_capabilities().unwrap_or(0))
     }
 }
 

@@ -31,6 +31,10 @@ pub(crate) struct Program<'a> {
     pub(crate) program: &'a OsStr,
     pub(crate) args: &'a [OsString],
     pub(crate) env: BTreeMap<OsString, OsString>,
+    /// The name it is told, if that is another.
+    pub(crate) arg0: Option<&'a OsStr>,
+    /// The directories it may start in, one of which PWD is to name; none to leave that out.
+    pub(crate) pwd: Vec<CString>,
 }
 
 impl Program<'_> {
@@ -45,12 +49,15 @@ impl Program<'_> {
     pub(crate) fn lower(self, steps: &mut Vec<Step>) -> Result<()> {
         let program = self.name()?;
         let candidates = self.candidates()?;
-        let mut argv = vec![program.clone()];
+        let mut argv = vec![self.arg0.map_or(Ok(program.clone()), |arg0| string("argument 0", arg0))?];
         for (index, arg) in self.args.iter().enumerate() {
             argv.push(string(&format!("argument {}", index + 1), arg)?);
         }
         let mut envp = Vec::new();
         for (name, value) in &self.env {
+            if name == "PWD" && !self.pwd.is_empty() {
+                continue;
+            }
             let shown = Escaped(name.as_bytes());
             if name.is_empty() || name.as_bytes().contains(&b'=') {
                 let cause = format!("\"{shown}\" can't be the name of a variable");
@@ -60,7 +67,12 @@ impl Program<'_> {
             envp.push(string(&format!("the variable {shown}"), OsStr::from_bytes(&variable))?);
         }
         check_total(&argv, &envp, &candidates)?;
-        let (argv, envp) = (CStringArray::new(argv), CStringArray::new(envp));
+        let pwd = |path: &CString| string("the variable PWD", OsStr::from_bytes(&[b"PWD=", path.as_bytes()].concat()));
+        let argv = CStringArray::new(argv);
+        let envp = match self.pwd.as_slice() {
+            [] => CStringArray::new(envp),
+            paths => CStringArray::with_variants(envp, paths.iter().map(pwd).collect::<Result<_>>()?),
+        };
         steps.push(Step::Exec { program, candidates, argv, envp });
         Ok(())
     }

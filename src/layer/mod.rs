@@ -6,6 +6,7 @@ pub(crate) mod capabilities;
 pub(crate) mod exec;
 pub(crate) mod fds;
 pub(crate) mod ids;
+pub(crate) mod inherit;
 pub(crate) mod landlock;
 pub(crate) mod limits;
 pub(crate) mod mount;

@@ -44,8 +44,8 @@ pub(crate) fn lower_oom_score(steps: &mut Vec<Step>) {
 }
 
 /// What the program's process sets by itself.
-pub(crate) fn lower_state(steps: &mut Vec<Step>) {
-    steps.push(Step::Umask { mask: 0o022 });
+pub(crate) fn lower_state(mask: u32, steps: &mut Vec<Step>) {
+    steps.push(Step::Umask { mask });
 }
 
 /// The working directory, in kernel form.
@@ -58,9 +58,25 @@ pub(crate) fn directory(directory: Option<&Path>) -> Result<CString> {
     CString::new(directory.as_os_str().as_bytes()).map_err(|_| invalid("the working directory has a zero byte"))
 }
 
-/// Goes there: after the capabilities are gone, so that the program could go there itself.
-pub(crate) fn lower_directory(path: CString, steps: &mut Vec<Step>) {
-    steps.push(Step::Chdir { path });
+/// After the last change of credentials, which would clear it.
+pub(crate) fn lower_end_with_thread(steps: &mut Vec<Step>) {
+    steps.push(Step::EndWithThread);
+}
+
+/// Holds the program back, in its namespaces and on its root, but with nothing dropped yet.
+pub(crate) fn lower_hold(steps: &mut Vec<Step>) {
+    steps.push(Step::Hold { socket: None });
+}
+
+/// Goes there, or to the first that is there: after the capabilities are gone, so that the program could go there itself.
+pub(crate) fn lower_directories(mut paths: Vec<CString>, steps: &mut Vec<Step>) {
+    steps.push(match (paths.pop(), paths.is_empty()) {
+        (Some(path), true) => Step::Chdir { path },
+        (last, _) => {
+            paths.extend(last);
+            Step::ChdirFirst { paths }
+        }
+    });
 }
 
 /// Signals: last before the exec, since an unblocked signal may end the child at once.

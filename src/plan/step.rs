@@ -1,9 +1,12 @@
 //! One step, with its arguments in kernel form, and its layer.
 
 use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::entry::EntryStep;
 use super::operand::{Content, HostPath, Inside, MapLines, Memory, Operand, Upper, attr};
 use crate::error::Layer;
 use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
@@ -20,6 +23,30 @@ pub(crate) enum Step {
         namespaces: u64,
         memory: Memory,
     },
+    /// Makes the timer that init minds.
+    Timer {
+        time: Duration,
+        grace: Option<Duration>,
+    },
+    /// Has the process killed when time is up.
+    Deadline,
+    /// Has the groups below a directory of cgroups have controllers.
+    CgroupEnable {
+        directory: HostPath,
+        controllers: String,
+    },
+    /// Makes the sandbox's own cgroup, which goes with it.
+    Cgroup {
+        directory: HostPath,
+    },
+    /// Writes a file of it. One that may be missing says what the kernel may not have.
+    CgroupFile {
+        name: &'static str,
+        data: String,
+        optional: bool,
+    },
+    /// Goes into the sandbox's cgroup, where the clone could not do that.
+    EnterCgroup,
     /// Writes the id maps of the holder from outside.
     Maps {
         uid: MapLines,
@@ -71,6 +98,10 @@ pub(crate) enum Step {
     Workspace,
     /// Makes an empty root.
     RootEmpty,
+    /// Makes an empty root that can be written to.
+    RootMemory,
+    /// Puts an entry of the caller's into the root.
+    Entry(EntryStep),
     /// Makes a directory of the host the root.
     RootDir {
         source: HostPath,
@@ -192,6 +223,12 @@ pub(crate) enum Step {
         argv: CStringArray,
         envp: CStringArray,
     },
+    /// Tells the host that the program is there, and waits until it may go on.
+    Hold {
+        socket: Option<Arc<OwnedFd>>,
+    },
+    /// Has the kernel kill the process when the thread that has started it ends.
+    EndWithThread,
     /// Starts a session of its own, with no controlling terminal.
     Setsid,
     /// Opens a terminal that belongs to a user, by [`PTMX`].
@@ -275,6 +312,10 @@ pub(crate) enum Step {
     NoNewPrivs,
     Chdir {
         path: CString,
+    },
+    /// Goes to the first of these that is there and may be entered.
+    ChdirFirst {
+        paths: Vec<CString>,
     },
     /// Makes a set of Landlock rules.
     LandlockRuleset {
@@ -362,7 +403,13 @@ impl Step {
                 Layer::Fds
             }
             Step::OpenPty { .. } | Step::TakeTerminal | Step::HandPtyOver | Step::InstallPty { .. } => Layer::Fds,
-            Step::Limit { .. } => Layer::Limits,
+            Step::Limit { .. }
+            | Step::Timer { .. }
+            | Step::Deadline
+            | Step::CgroupEnable { .. }
+            | Step::Cgroup { .. }
+            | Step::CgroupFile { .. }
+            | Step::EnterCgroup => Layer::Limits,
             Step::Securebits { .. }
             | Step::BoundingSet { .. }
             | Step::AmbientSet
@@ -370,6 +417,9 @@ impl Step {
             | Step::RaiseAmbient { .. }
             | Step::NoNewPrivs => Layer::Capabilities,
             Step::Setsid
+            | Step::Hold { .. }
+            | Step::EndWithThread
+            | Step::ChdirFirst { .. }
             | Step::SessionKeyring
             | Step::OomScore { .. }
             | Step::Nice
@@ -399,12 +449,15 @@ impl Step {
                 &source.0
             }
             (Step::RootDir { source, .. }, _) => &source.0,
+            (Step::CgroupEnable { directory, .. } | Step::Cgroup { directory }, _) => &directory.0,
             (Step::RootOverlay { upper: Upper::Kept { base }, .. }, Operand::Target) => &base.0,
             (Step::RootOverlay { lowers, .. }, Operand::Call | Operand::Source) => match lowers.as_slice() {
                 [only] => &only.0,
                 _ => return None,
             },
             (Step::Place { at }, _) => &at.path,
+            (Step::Entry(entry), Operand::Source) => &entry.source()?.0,
+            (Step::Entry(entry), _) => &entry.at()?.path,
             (Step::Bind { at, .. } | Step::Dir { at } | Step::File { at, .. } | Step::Symlink { at, .. }, _) => {
                 &at.path
             }
@@ -422,6 +475,7 @@ impl Step {
             ) => &at.path,
             (Step::Protect { at } | Step::Seal { at, .. }, _) => &at.path,
             (Step::Chdir { path } | Step::LandlockPath { path, .. }, _) => path,
+            (Step::ChdirFirst { paths }, _) => paths.last()?,
             (Step::Look { program, .. } | Step::Exec { program, .. }, _) => program,
             (Step::OpenPty { .. }, Operand::Target) => PTMX,
             (Step::WriteProc { path, .. }, _) => return Some(os(path).into()),

@@ -1,6 +1,6 @@
 //! The words of the steps: for plans, and for errors.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fmt;
 
 use super::{HostPath, Inside, MapLines, Memory, Step, Upper, attr};
@@ -97,6 +97,15 @@ impl fmt::Display for Step {
         match self {
             Step::Clone { process, namespaces: 0, memory } => write!(f, "clone {process}{memory}"),
             Step::Clone { process, namespaces, memory } => write!(f, "clone {process} {}{memory}", Flags(*namespaces)),
+            Step::Timer { time, grace: None } => write!(f, "wall_time {time:?}"),
+            Step::Timer { time, grace: Some(grace) } => write!(f, "wall_time {time:?}, then SIGTERM and {grace:?}"),
+            Step::CgroupEnable { directory, controllers } => {
+                write!(f, "write {directory}/cgroup.subtree_control {controllers}")
+            }
+            Step::Cgroup { directory } => write!(f, "mkdir {directory}/belljar-*"),
+            Step::CgroupFile { name, data, .. } => write!(f, "write {name} {data}"),
+            Step::EnterCgroup => f.write_str("enter cgroup"),
+            Step::Deadline => f.write_str("timer SIGKILL"),
             Step::Maps { uid, gid } => {
                 let by = |map: &MapLines, helper| if map.helper { helper } else { "write" };
                 let (write_uid, write_gid) = (by(uid, "newuidmap"), by(gid, "newgidmap"));
@@ -122,6 +131,8 @@ impl fmt::Display for Step {
             Step::Private => f.write_str("private /"),
             Step::Workspace => f.write_str("tmpfs workspace"),
             Step::RootEmpty => f.write_str("root empty"),
+            Step::RootMemory => f.write_str("root empty writable"),
+            Step::Entry(entry) => entry.fmt(f),
             Step::RootDir { source, attributes } if attributes & attr::READ_ONLY == 0 => {
                 write!(f, "root {source} writable")
             }
@@ -163,6 +174,8 @@ impl fmt::Display for Step {
             Step::Pivot | Step::PivotOver => f.write_str("pivot_root"),
             Step::ExecInit { .. } => f.write_str("execveat init"),
             Step::ExecAgent { .. } => f.write_str("execveat agent"),
+            Step::EndWithThread => f.write_str("pdeathsig KILL"),
+            Step::Hold { .. } => f.write_str("hold"),
             Step::Setsid => f.write_str("setsid"),
             Step::OpenPty { rows, columns, .. } => write!(f, "pty {rows}x{columns}"),
             Step::TakeTerminal => f.write_str("controlling terminal pty"),
@@ -200,6 +213,13 @@ impl fmt::Display for Step {
             Step::RaiseAmbient { kept } => write!(f, "ambient set {}", Kept(*kept)),
             Step::NoNewPrivs => f.write_str("no_new_privs"),
             Step::Chdir { path } => write!(f, "chdir {}", Escaped(path.to_bytes())),
+            Step::ChdirFirst { paths } => {
+                f.write_str("chdir")?;
+                let path = |(index, path): (usize, &CString)| {
+                    write!(f, "{} {}", if index == 0 { "" } else { " or" }, Escaped(path.to_bytes()))
+                };
+                paths.iter().enumerate().try_for_each(path)
+            }
             Step::LandlockRuleset { handled, .. } => {
                 let parts = [(handled.fs, " files"), (handled.net, " tcp"), (handled.scoped, " signals,sockets")];
                 f.write_str("ruleset")?;
@@ -261,7 +281,12 @@ struct Bounds<'a>(&'a CStr, &'a CStr);
 
 impl fmt::Display for Bounds<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "size={} nr_inodes={}", Escaped(self.0.to_bytes()), Escaped(self.1.to_bytes()))
+        let or_kernels = |bound: &CStr| match bound.to_bytes() {
+            // What is not said is left to the kernel.
+            b"" => "default".to_owned(),
+            bytes => Escaped(bytes).to_string(),
+        };
+        write!(f, "size={} nr_inodes={}", or_kernels(self.0), or_kernels(self.1))
     }
 }
 

@@ -4,8 +4,10 @@
 //! the other threads of the host, on the host's own heap, with the host's thread-local storage: so it makes raw
 //! system calls on prepared data, and its report is a few words that the parent reads afterwards.
 
+mod bounds;
 mod context;
 mod copy;
+mod entry;
 mod mount;
 mod overlay;
 mod program;
@@ -17,6 +19,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use std::os::fd::AsFd;
 
+pub(crate) use bounds::Bounds;
 pub(crate) use context::{Context, Writable};
 pub(crate) use report::{Report, Reports};
 
@@ -70,19 +73,21 @@ impl<'a> Children<'a> {
 
     /// The body of the cell.
     fn run_cell(self, cell: &Cell) {
-        let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
+        let Reports { cell: report, init: init_report, .. } = self.reports;
         self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
         // Init uses it, and the rest of this memory, until it is executed.
         let body = || self.run(cell.init.as_ref().map_or(0..0, |init| init.body.clone()), init_report);
         if let Some(init) = &cell.init {
             self.start_init(init, &body, cell.meanwhile.clone());
             if cell.order == Order::InitFirst {
-                sys::wait_for_zero(init_sets_up);
+                self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
                 self.end_if_failed(init_report);
             }
         }
         self.start_program();
-        sys::wait_for_zero(init_sets_up);
+        if cell.init.is_some() {
+            self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
+        }
         sys::exit(0)
     }
 
@@ -101,7 +106,7 @@ impl<'a> Children<'a> {
         if let Err(fault) = noted.and_then(|()| self.take(meanwhile, report)) {
             // Init may wait for what the cell was to pass, and uses its memory until it is executed.
             let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
-            sys::wait_for_zero(init_sets_up);
+            let _ = self.wait_for_init();
             give_up(report, fault);
         }
     }
@@ -144,6 +149,9 @@ impl<'a> Children<'a> {
             kept: None,
             ruleset: None,
             pty: None,
+            directory: 0,
+            makes_places: false,
+            parents_mode: 0o755,
         };
         for (index, step) in self.plan.steps.iter().enumerate().take(steps.end).skip(steps.start) {
             report.at(index);
@@ -166,12 +174,13 @@ impl<'a> Children<'a> {
             return Err(Errno(libc::EINVAL));
         };
         let flags = flags | namespaces;
+        let cgroup = self.context.bounds.cgroup.filter(|_| clone == self.plan.program.clone);
         let shared = libc::CLONE_VM as u64;
         // SAFETY: The steps are taken by system calls on data that outlives the child's use of it, and end in exec or
         // exit: nothing on the way allocates, locks, panics or touches thread-local storage. Who clones with
         // `Return::AtOnce` waits for the word; the host reaps what a killed cell leaves before this memory goes.
         #[allow(unsafe_code)]
-        let clone = |flags| unsafe { sys::clone(flags, stack, returns, told, body) };
+        let clone = |flags| unsafe { sys::clone(flags, cgroup, stack, returns, told, body) };
         match memory {
             Memory::Shared => clone(flags | shared),
             Memory::Copied => clone(flags),
@@ -210,6 +219,12 @@ struct State<'a> {
     ruleset: Option<Fd>,
     /// The program's terminal.
     pty: Option<terminal::Pty>,
+    /// Which of several directories the process has gone to.
+    directory: usize,
+    /// Whether missing places are made in directories of the host too.
+    makes_places: bool,
+    /// The mode of directories that are made on the way to something.
+    parents_mode: u32,
 }
 
 impl State<'_> {
@@ -254,7 +269,12 @@ impl State<'_> {
         }
         match step {
             // Done by the host, or by `Children::clone`.
-            Step::Clone { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::Clone { .. } | Step::Timer { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::CgroupEnable { .. } | Step::Cgroup { .. } | Step::CgroupFile { .. } => {
+                Err(Errno(libc::EINVAL).into())
+            }
+            Step::EnterCgroup => self.enter_cgroup(),
+            Step::Deadline => Ok(self.context.bounds.deadline.map_or(Ok(()), sys::die_at)?),
             Step::WriteProc { path, data, .. } => self.write_proc(path, data),
             Step::EnterHolder { namespaces } => Ok(sys::setns(sys::borrow(self.context.holder), *namespaces)?),
             Step::EnterOwner => self.enter_owner(),
@@ -274,7 +294,8 @@ impl State<'_> {
             Step::Domainname => Ok(sys::setdomainname(c"(none)")?),
             Step::Private => self.make_private(),
             Step::Workspace => self.make_workspace(),
-            Step::RootEmpty => self.root_empty(),
+            Step::RootEmpty | Step::RootMemory => self.root_empty(),
+            Step::Entry(entry) => self.entry(entry),
             Step::RootDir { source, attributes } => self.root_dir(source, *attributes),
             Step::RootOverlay { lowers, upper } => self.root_overlay(lowers, upper),
             Step::RootCopy { size, inodes } => self.root_copy(size, inodes),
@@ -308,6 +329,8 @@ impl State<'_> {
             Step::ExecInit { mode, kept, securebits, argv, envp } => {
                 self.exec_init(*mode, *kept, *securebits, argv, envp)
             }
+            Step::Hold { socket } => program::hold(socket.as_deref()),
+            Step::EndWithThread => Ok(sys::end_with_parent()?),
             Step::Setsid => Ok(sys::setsid()?),
             Step::OpenPty { rows, columns, owner } => self.open_pty(*rows, *columns, *owner),
             Step::TakeTerminal => self.take_terminal(),
@@ -339,6 +362,7 @@ impl State<'_> {
             Step::RaiseAmbient { kept } => Ok(sys::raise_ambient_set(*kept)?),
             Step::NoNewPrivs => Ok(sys::no_new_privs()?),
             Step::Chdir { path } => program::chdir(path),
+            Step::ChdirFirst { paths } => self.chdir_first(paths),
             Step::LandlockRuleset { handled, version } => self.landlock_ruleset(handled, *version),
             Step::LandlockPath { path, mount, access, file } => self.landlock_path(path, *mount, *access, *file),
             Step::LandlockPort { port, access } => Ok(sys::landlock_allow_port(self.ruleset()?, *port, *access)?),

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Done, State, Writable, on};
+use super::{Bounds, Done, State, Writable, on};
 use crate::plan::{Fault, HostPath, Inside, InsideKind, Lack, Operand, attr};
 use crate::sys::{self, CStringArray, Errno, Fd, Reach};
 
@@ -72,7 +72,7 @@ impl State<'_> {
     }
 
     /// Makes the file in the root itself, if its place is free: that is sealed. Elsewhere, binds one over the place.
-    pub(super) fn file(&self, at: &Inside, name: &CStr, data: &[u8]) -> Done {
+    pub(super) fn file(&mut self, at: &Inside, name: &CStr, data: &[u8]) -> Done {
         if let Err(Fault { errno: libc::ENOENT, .. }) = self.open(&at.path, 0) {
             let (dir, name) = self.parent(at)?;
             let device = self.check_own(dir.as_fd())?;
@@ -101,21 +101,43 @@ impl State<'_> {
         }
     }
 
-    pub(super) fn bind(&self, source: &HostPath, at: &Inside, attributes: u64) -> Done {
-        let mount = on(Operand::Source, clone_source(source))?;
+    pub(super) fn bind(&mut self, source: &HostPath, at: &Inside, attributes: u64) -> Done {
+        let mount = match source.0.as_bytes() {
+            b"/" => self.clone_host()?,
+            _ => on(Operand::Source, clone_source(source))?,
+        };
         if attributes & attr::READ_ONLY == 0 {
             self.add_writable(mount.as_fd())?;
         }
         self.mount(mount, at, Reach::Tree, attributes)
     }
 
-    pub(super) fn tmpfs(&self, at: &Inside, options: [(&CStr, &CStr); 3], attributes: u64) -> Done {
+    pub(super) fn tmpfs(&mut self, at: &Inside, options: [(&CStr, &CStr); 3], attributes: u64) -> Done {
         let mount = new_tmpfs(&options, attributes)?;
         self.add_writable(mount.as_fd())?;
         let device = sys::fstat(mount.as_fd())?.device;
         let target = self.target(at)?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
-        self.add_device(device)
+        self.add_device(device)?;
+        self.on_root(mount, at);
+        Ok(())
+    }
+
+    /// All of the host's mounts, but for our own: the workspace lies over the host's root.
+    fn clone_host(&self) -> Result<Fd, Fault> {
+        let workspace = self.workspace()?;
+        sys::make_unbindable(workspace)?;
+        let mount =
+            sys::openat2(sys::CWD, c"/", libc::O_PATH, 0, 0).and_then(|root| sys::clone_tree(root.as_fd(), c""));
+        sys::mount_setattr(workspace, Reach::Mount, 0)?;
+        on(Operand::Source, mount)
+    }
+
+    /// What is mounted on the root is the root from now on.
+    fn on_root(&mut self, mount: Fd, at: &Inside) {
+        if at.components.is_empty() {
+            self.root = Some(mount);
+        }
     }
 
     pub(super) fn proc(&mut self, at: &Inside) -> Done {
@@ -180,7 +202,8 @@ impl State<'_> {
         if let Some(proc) = self.proc.as_ref().filter(|_| at.path.as_c_str() == c"/proc") {
             return Ok(sys::mount_setattr(proc.as_fd(), Reach::Mount, attributes)?);
         }
-        let target = self.open(&at.path, libc::O_DIRECTORY)?;
+        let flags = if at.kind == InsideKind::Dir { libc::O_DIRECTORY } else { 0 };
+        let target = self.open(&at.path, flags)?;
         on(Operand::Target, sys::mount_setattr(target.as_fd(), Reach::Mount, attributes))
     }
 
@@ -225,12 +248,16 @@ impl State<'_> {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
-        let first = match &self.kept {
+        sys::close_on_exec(1)?;
+        if let Some(kept) = &self.kept {
             // The lock goes with the last copy of this descriptor: it holds as long as init does.
-            Some(kept) => sys::dup_to(kept.as_fd(), 1).map(|()| 2)?,
-            None => 1,
-        };
-        sys::close_on_exec(first)?;
+            sys::dup_to(kept.as_fd(), 1)?;
+        }
+        // In this order: what comes later has a higher number already.
+        let Bounds { timer, cgroup, .. } = self.context.bounds;
+        timer.map_or(Ok(()), |timer| sys::dup_to(sys::borrow(timer), 2))?;
+        // So does the lock of the sandbox's cgroup.
+        cgroup.map_or(Ok(()), |cgroup| sys::dup_to(sys::borrow(cgroup), 3))?;
         let init = sys::executable(self.context.init, mode)?;
         // Init keeps at most the one to send signals, and being root inside gives it none at the exec. Without others it
         // can't read a file of mode 0111, which makes it not dumpable.
@@ -241,10 +268,12 @@ impl State<'_> {
     }
 
     /// Sets the attributes of a detached mount, and attaches it.
-    pub(super) fn mount(&self, mount: Fd, at: &Inside, reach: Reach, attributes: u64) -> Done {
+    pub(super) fn mount(&mut self, mount: Fd, at: &Inside, reach: Reach, attributes: u64) -> Done {
         sys::mount_setattr(mount.as_fd(), reach, attributes)?;
         let target = self.target(at)?;
-        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
+        on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
+        self.on_root(mount, at);
+        Ok(())
     }
 
     /// The place `at`, made with its parents if it is missing.
@@ -258,7 +287,7 @@ impl State<'_> {
     }
 
     /// The directory that holds `at`, made if it is missing, and the name in it.
-    fn parent<'a>(&self, at: &'a Inside) -> Result<(Fd, &'a CStr), Fault> {
+    pub(super) fn parent<'a>(&self, at: &'a Inside) -> Result<(Fd, &'a CStr), Fault> {
         let Some(([dir, name], parents)) = at.components.split_last() else {
             return Err(Errno(libc::EEXIST).into());
         };
@@ -306,7 +335,7 @@ impl State<'_> {
     fn make(&self, dir: BorrowedFd<'_>, name: &CStr, kind: InsideKind) -> Result<Fd, Fault> {
         self.check_own(dir)?;
         let made = match kind {
-            InsideKind::Dir => sys::mkdirat(dir, name, 0o755).and_then(|()| {
+            InsideKind::Dir => sys::mkdirat(dir, name, self.parents_mode).and_then(|()| {
                 let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
                 sys::openat2(dir, name, flags, 0, libc::RESOLVE_BENEATH)
             }),
@@ -316,7 +345,7 @@ impl State<'_> {
     }
 
     /// Looks a path up inside the root to be.
-    fn open(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
+    pub(super) fn open(&self, path: &CStr, flags: c_int) -> Result<Fd, Fault> {
         let resolve = libc::RESOLVE_IN_ROOT | self.context.resolve;
         let root = self.root()?;
         let mut opened = Err(Errno(libc::EAGAIN));
@@ -359,6 +388,9 @@ impl State<'_> {
     /// Lets nothing be made on a file system of the host's; returns which of the sandbox's own it is.
     pub(super) fn check_own(&self, dir: BorrowedFd<'_>) -> Result<u64, Fault> {
         let device = sys::fstat(dir)?.device;
+        if self.makes_places {
+            return Ok(device);
+        }
         match self.context.own.iter().any(|own| own.load(Relaxed) == device) {
             true => Ok(device),
             false => Err(Fault { errno: libc::ENOENT, operand: Operand::Target }),
@@ -370,7 +402,8 @@ impl State<'_> {
 pub(super) fn new_tmpfs(options: &[(&CStr, &CStr)], attributes: u64) -> sys::Result<Fd> {
     let context = sys::fsopen(c"tmpfs")?;
     sys::fsconfig(context.as_fd(), c"source", c"belljar")?;
-    for (key, value) in options {
+    // What is not said is left to the kernel.
+    for (key, value) in options.iter().filter(|(_, value)| !value.is_empty()) {
         sys::fsconfig(context.as_fd(), key, value)?;
     }
     sys::fsmount(context.as_fd(), attributes)

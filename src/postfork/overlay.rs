@@ -144,7 +144,7 @@ impl State<'_> {
     }
 
     /// Mounts the overlay at a name in the workspace.
-    fn stack(&self, layers: &Layers, upper: Option<[BorrowedFd<'_>; 2]>, at: &CStr) -> Result<Fd, Fault> {
+    pub(super) fn stack(&self, layers: &Layers, upper: Option<[BorrowedFd<'_>; 2]>, at: &CStr) -> Result<Fd, Fault> {
         let workspace = self.workspace()?;
         let mut options = Text::new();
         options.add(b"lowerdir=")?;
@@ -195,17 +195,17 @@ fn look_like(diff: BorrowedFd<'_>, top: BorrowedFd<'_>) -> sys::Result<()> {
 }
 
 /// The open layers of an overlay, the topmost first.
-struct Layers {
+pub(super) struct Layers {
     dirs: [Option<Fd>; LAYERS],
     count: usize,
 }
 
 impl Layers {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { dirs: [const { None }; LAYERS], count: 0 }
     }
 
-    fn add(&mut self, dir: Fd) -> sys::Result<()> {
+    pub(super) fn add(&mut self, dir: Fd) -> sys::Result<()> {
         *self.dirs.get_mut(self.count).ok_or(Errno(libc::E2BIG))? = Some(dir);
         self.count += 1;
         Ok(())

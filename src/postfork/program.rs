@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 use core::sync::atomic::Ordering::Relaxed;
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Done, HEAD, State, Writable};
 use crate::plan::{Fault, interpreter};
@@ -77,13 +77,27 @@ impl State<'_> {
         self.ruleset.as_ref().map(AsFd::as_fd).ok_or(Errno(libc::EBADF).into())
     }
 
+    pub(super) fn chdir_first(&mut self, paths: &[CString]) -> Done {
+        let mut done = Err(Errno(libc::ENOENT).into());
+        for (index, path) in paths.iter().enumerate() {
+            done = chdir(path);
+            if done.is_ok() {
+                self.directory = index;
+                break;
+            }
+        }
+        done
+    }
+
     /// The host's /dev/null could be changed through its own mount, its mode and times, by whoever is root there.
     pub(super) fn install_null(&self, given: usize, write: bool, fd: i32) -> Done {
         let flags = if write { libc::O_WRONLY } else { libc::O_RDONLY };
         let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
         match sys::openat2(sys::CWD, c"/dev/null", flags, 0, libc::RESOLVE_NO_SYMLINKS) {
-            // What the caller has put there may be anything, or nothing.
-            Err(Errno(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO)) => self.install(given, fd),
+            // What the caller has put there may be anything, or nothing, or on a mount without devices.
+            Err(Errno(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO | libc::EACCES)) => {
+                self.install(given, fd)
+            }
             Err(errno) => Err(errno.into()),
             Ok(null) if sys::fstat(null.as_fd())?.is_null() => {
                 sys::set_blocking(null.as_fd())?;
@@ -97,7 +111,7 @@ impl State<'_> {
     pub(super) fn exec(&self, candidates: &[CString], argv: &CStringArray, envp: &CStringArray) -> Done {
         let mut worst = Errno(libc::ENOENT);
         for (index, path) in candidates.iter().enumerate() {
-            match sys::execve(path, argv, envp) {
+            match sys::execve(path, argv, envp, self.directory) {
                 Errno(libc::ENOENT | libc::ENOTDIR) => {
                     // The file may be there, and what it needs to start be missing.
                     if self.report_head(index, path) {
@@ -164,6 +178,16 @@ pub(super) fn default_nice() -> Done {
     match sys::set_nice(0) {
         Err(Errno(libc::EPERM | libc::EACCES)) => Ok(()),
         result => Ok(result?),
+    }
+}
+
+/// One byte there, and one back. The host's end is closed if it has decided otherwise.
+pub(super) fn hold(socket: Option<&OwnedFd>) -> Done {
+    let socket = socket.ok_or(Errno(libc::EBADF))?.as_fd();
+    sys::send(socket, b".")?;
+    match sys::receive(socket, &mut [0])? {
+        0 => Err(Errno(libc::ECANCELED).into()),
+        _ => Ok(()),
     }
 }
 

@@ -121,7 +121,7 @@ impl State<'_> {
         Ok(sys::attach_at(self.root()?, sys::CWD, c"/")?)
     }
 
-    pub(super) fn attach(&self, name: &CStr, at: &Inside, attributes: u64) -> Done {
+    pub(super) fn attach(&mut self, name: &CStr, at: &Inside, attributes: u64) -> Done {
         let mount = sys::clone_tree(self.hidden()?, name)?;
         if attributes & attr::READ_ONLY == 0 {
             self.add_writable(mount.as_fd())?;

@@ -210,6 +210,17 @@ pub(crate) fn shutdown(socket: BorrowedFd<'_>) -> Result<()> {
     unsafe { call(libc::SYS_shutdown, [raw(socket), libc::SHUT_RDWR as usize]) }.map(drop)
 }
 
+/// read(2), once.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
+    loop {
+        // SAFETY: The kernel writes at most `buffer.len()` bytes to it.
+        match unsafe { call(libc::SYS_read, [raw(socket), buffer.as_mut_ptr() as usize, buffer.len()]) } {
+            Err(Errno(libc::EINTR)) => {}
+            result => return result,
+        }
+    }
+}
+
 /// pread(2): returns how many bytes were read.
 pub(crate) fn pread(fd: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
     let args = [raw(fd), buffer.as_mut_ptr() as usize, buffer.len(), offset as usize];

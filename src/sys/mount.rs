@@ -124,6 +124,15 @@ pub(crate) fn chroot_here() -> Result<()> {
     unsafe { call(libc::SYS_chroot, [ptr(c".")]) }.map(drop)
 }
 
+/// mount_setattr(2): keeps a mount, and those below it, out of copies of what it is mounted on.
+pub(crate) fn make_unbindable(mount: BorrowedFd<'_>) -> Result<()> {
+    let attr = MountAttr { attr_set: 0, attr_clr: 0, propagation: libc::MS_UNBINDABLE, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH as usize;
+    let args = [raw(mount), ptr(c""), flags, &raw const attr as usize, size_of::<MountAttr>()];
+    // SAFETY: `attr` outlives the call and its size is given; the kernel only reads it.
+    unsafe { call(libc::SYS_mount_setattr, args) }.map(drop)
+}
+
 /// pivot_root(2) with both paths ".": the working directory becomes the root, and the old root lies on top of it.
 pub(crate) fn pivot_root_here() -> Result<()> {
     // SAFETY: Both paths end in a zero byte and are only read.

@@ -219,6 +219,11 @@ pub(crate) fn set_timer_slack(nanoseconds: c_ulong) -> Result<()> {
     prctl(libc::PR_SET_TIMERSLACK, [nanoseconds as usize, 0, 0, 0]).map(drop)
 }
 
+/// prctl(2) with `PR_SET_PDEATHSIG` and SIGKILL.
+pub(crate) fn end_with_parent() -> Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]).map(drop)
+}
+
 /// prctl(2) with `PR_SET_NO_NEW_PRIVS`.
 pub(crate) fn no_new_privs() -> Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop)
@@ -273,9 +278,9 @@ pub(crate) fn set_capabilities(kept: u64) -> Result<()> {
     unsafe { call(libc::SYS_capset, [header.as_ptr() as usize, sets.as_ptr() as usize]) }.map(drop)
 }
 
-/// execve(2). Returns only to say why it failed.
-pub(crate) fn execve(path: &CStr, argv: &CStringArray, envp: &CStringArray) -> Errno {
-    let args = [ptr(path), argv.as_ptr() as usize, envp.as_ptr() as usize];
+/// execve(2), with a variant of the environment. Returns only to say why it failed.
+pub(crate) fn execve(path: &CStr, argv: &CStringArray, envp: &CStringArray, variant: usize) -> Errno {
+    let args = [ptr(path), argv.as_ptr() as usize, envp.variant(variant) as usize];
     // SAFETY: All strings end in a zero byte and both arrays in a null pointer; the kernel only reads them.
     unsafe { call(libc::SYS_execve, args) }.err().unwrap_or(Errno(libc::EIO))
 }

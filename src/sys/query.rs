@@ -29,6 +29,17 @@ pub(crate) fn in_other_groups(own: u32) -> bool {
     count.map_or(true, |count| groups.iter().take(count).any(|group| *group != own))
 }
 
+/// capget(2): the permitted set of the calling thread.
+pub(crate) fn permitted_capabilities() -> Result<u64> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let mut sets = [0_u32; 6];
+    // SAFETY: The kernel reads the header of 8 bytes and writes, for this version, two entries of 12 bytes.
+    unsafe { call(libc::SYS_capget, [header.as_ptr() as usize, sets.as_mut_ptr() as usize]) }?;
+    let [_, low, _, _, high, _] = sets;
+    Ok(u64::from(high) << 32 | u64::from(low))
+}
+
 /// clone3(2) with arguments of no size, which makes no process: EINVAL says that the call is to be had.
 pub(crate) fn clone3_refusal() -> Errno {
     // SAFETY: With a size of 0 the kernel reads nothing.

@@ -29,6 +29,8 @@ fn what_can_be_shared_cloned_and_printed() {
     is_value::<Command>();
     is_value::<Rootfs>();
     is_value::<Tmpfs>();
+    is_value::<belljar::Entry>();
+    is_plain::<belljar::Inherit>();
     is_value::<Stdio>();
     is_value::<Output>();
     is_value::<Outcome>();

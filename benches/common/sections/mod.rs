@@ -1,6 +1,7 @@
 //! The sections of a run: each prints its tables, and then what it is to reach beside what was seen.
 
 mod binds;
+mod command_lines;
 mod fds;
 mod inside;
 mod memory;
@@ -10,6 +11,7 @@ mod spawn;
 pub(crate) mod threads;
 
 pub(crate) use binds::binds;
+pub(crate) use command_lines::command_lines;
 pub(crate) use fds::fds;
 pub(crate) use inside::inside;
 pub(crate) use memory::memory;

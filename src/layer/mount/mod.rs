@@ -2,6 +2,7 @@
 
 #[cfg(feature = "image")]
 mod distroless;
+mod entry;
 mod host;
 mod overlay;
 mod path;
@@ -12,11 +13,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Layer, Result};
-use crate::plan::{Content, Escaped, HostPath, Inside, InsideKind, Step, attr};
+use crate::plan::{Content, EntryStep, Escaped, HostPath, Inside, InsideKind, Step, attr};
 use path::{HostKind, host_path, inside, split};
 
 #[cfg(feature = "image")]
 pub use distroless::Distroless;
+pub use entry::Entry;
 #[cfg(feature = "image")]
 pub(crate) use host::{HOSTS, NSSWITCH};
 #[cfg(feature = "image")]
@@ -29,6 +31,8 @@ pub(crate) use overlay::is_writable_root;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     Empty,
+    /// Empty, writable, and nothing is added.
+    Bare,
     Host,
     Dir(PathBuf),
     /// Directories that are stacked, the first lowest.
@@ -62,11 +66,13 @@ pub(crate) struct Root {
     /// How much a tmpfs for what is written holds, unless it is the default.
     pub(crate) size: Option<u64>,
     pub(crate) inodes: Option<u64>,
+    /// Whether missing places are made in directories of the host too.
+    pub(crate) make_places: bool,
 }
 
 impl From<Source> for Root {
     fn from(source: Source) -> Self {
-        Root { source, writes: Writes::default(), size: None, inodes: None }
+        Root { source, writes: Writes::default(), size: None, inodes: None, make_places: false }
     }
 }
 
@@ -80,6 +86,7 @@ pub(crate) enum Mount {
     File { path: PathBuf, data: Content },
     Symlink { target: PathBuf, link: PathBuf },
     Mask(PathBuf),
+    Entry(Entry),
 }
 
 /// What of the policy the root depends on.
@@ -99,6 +106,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) seals_proc: bool,
     /// How much the sandbox's own /tmp holds, unless it is the default.
     pub(crate) tmp_size: Option<u64>,
+    /// Whether the caller is root.
+    pub(crate) privileged: bool,
 }
 
 /// What container engines hide of /proc: it tells about the host, or lets one work on its hardware.
@@ -137,9 +146,19 @@ pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> 
     if setting.root.source == Source::Host {
         host::lower(setting.host_network, setting.ids, &mut content)?;
     }
-    lower_kernel_files(setting, &mut content)?;
+    if setting.root.make_places {
+        content.push(EntryStep::MakePlaces.into());
+    }
+    let bare = setting.root.source == Source::Bare;
+    if !bare {
+        lower_kernel_files(setting, &mut content)?;
+    }
     for (index, mount) in setting.mounts.iter().enumerate() {
-        lower_mount(mount, index, &mut content)?;
+        match mount {
+            Mount::Tmpfs(tmpfs) if bare => content.push(tmpfs.lower_anywhere()?),
+            Mount::Entry(entry) => entry.lower(index, setting, &mut content)?,
+            mount => lower_mount(mount, index, &mut content)?,
+        }
     }
     if setting.private {
         steps.push(Step::Private);
@@ -148,7 +167,7 @@ pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> 
     steps.extend([Step::Umask { mask: 0o022 }, Step::Workspace]);
     steps.extend(overlay::lower(setting.root, &content)?);
     steps.append(&mut content);
-    if setting.root.writes == Writes::Refused {
+    if setting.root.writes == Writes::Refused && !bare {
         let root = Inside { path: c"/".into(), kind: InsideKind::Dir, components: Vec::new() };
         let attributes = attr::READ_ONLY | attr::NO_SUID | attr::NO_DEV;
         steps.push(Step::Seal { at: root, attributes });
@@ -157,9 +176,14 @@ pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> 
     Ok(())
 }
 
+/// Whether something is mounted in the place of what the sandbox would have there itself.
+pub(crate) fn replaces(mounts: &[Mount], path: &str) -> bool {
+    mounts.iter().any(|mount| mount.target() == Path::new(path))
+}
+
 /// /proc, /dev and /tmp, but for what the caller mounts at the same place.
 fn lower_kernel_files(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> {
-    let replaced = |path: &str| setting.mounts.iter().any(|mount| mount.target() == Path::new(path));
+    let replaced = |path: &str| replaces(setting.mounts, path);
     if setting.pid_namespace && !replaced("/proc") {
         steps.push(Step::Proc { at: inside("/proc", InsideKind::Dir)? });
         for path in MASKED {
@@ -247,6 +271,8 @@ fn lower_mount(mount: &Mount, index: usize, steps: &mut Vec<Step>) -> Result<()>
             Step::Symlink { target: target.map_err(|_| invalid("the path has a zero byte"))?, at }
         }
         Mount::Mask(path) => Step::Mask { at: inside_as(path, InsideKind::File, &format!("mask {}", shown(path)))? },
+        // Its steps are several, and depend on the setting.
+        Mount::Entry(_) => return Ok(()),
     };
     steps.push(step);
     Ok(())
@@ -259,6 +285,7 @@ impl Mount {
             Mount::Tmpfs(tmpfs) | Mount::Copy { target: tmpfs, .. } => tmpfs.path(),
             Mount::Dir(path) | Mount::File { path, .. } | Mount::Mask(path) => path,
             Mount::Symlink { link, .. } => link,
+            Mount::Entry(entry) => entry.path(),
         }
     }
 }

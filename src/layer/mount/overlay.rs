@@ -23,8 +23,14 @@ pub(super) fn lower(root: &Root, content: &[Step]) -> Result<Vec<Step>> {
         let cause = "size and inodes are bounds of memory: they need ephemeral or copied";
         return Err(Error::invalid(Layer::Mount, "root", cause));
     }
+    if root.source == Source::Bare {
+        return match root.writes {
+            Writes::Refused => Ok(vec![Step::RootMemory]),
+            _ => Err(Error::invalid(Layer::Mount, "root", "a bare root is in memory, and can be written to as it is")),
+        };
+    }
     let dirs = match &root.source {
-        Source::Empty | Source::Host => Vec::new(),
+        Source::Empty | Source::Bare | Source::Host => Vec::new(),
         #[cfg(feature = "image")]
         Source::Distroless(_) => Vec::new(),
         Source::Dir(dir) => vec![host_dir(dir)?],
@@ -59,7 +65,7 @@ pub(crate) fn is_writable_root(step: &Step) -> bool {
     match step {
         Step::RootDir { attributes, .. } => attributes & attr::READ_ONLY == 0,
         Step::RootOverlay { upper, .. } => matches!(upper, Upper::Tmpfs { .. } | Upper::Kept { .. }),
-        Step::RootCopy { .. } => true,
+        Step::RootCopy { .. } | Step::RootMemory => true,
         _ => false,
     }
 }

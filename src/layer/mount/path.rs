@@ -127,6 +127,14 @@ pub(super) fn inside(path: impl AsRef<Path>, kind: InsideKind) -> Result<Inside>
     split(path, kind).map_err(|cause| Error::invalid(Layer::Mount, shown(path).to_string(), cause).with_path(path))
 }
 
+/// Splits a path inside, which may be the root itself.
+pub(super) fn inside_or_root(path: &Path, kind: InsideKind) -> std::result::Result<Inside, &'static str> {
+    match path.is_absolute() && path.components().all(|component| matches!(component, Component::RootDir)) {
+        true => Ok(Inside { path: c"/".into(), kind, components: Vec::new() }),
+        false => split(path, kind),
+    }
+}
+
 /// Splits a path inside: absolute, below the root, and without "..".
 pub(super) fn split(path: &Path, kind: InsideKind) -> std::result::Result<Inside, &'static str> {
     if !path.is_absolute() {
