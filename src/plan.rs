@@ -90,7 +90,7 @@ pub(crate) struct Cell {
 pub(crate) enum Order {
     /// Init, which builds the root.
     InitFirst,
-    /// Nobody: it builds its own part of the root, while init is executed.
+    /// Nobody at first: it builds its own part of the root, while init is executed. Then init.
     Together,
 }
 

@@ -16,6 +16,9 @@ use crate::sandbox::Sandbox;
 /// from the [`Sandbox`] itself, and isolates as much: what a program can write to, its processes, users, names and
 /// network are its own, and gone with it. To have sandboxes built ahead, make a [`pool`](Prepared::pool).
 ///
+/// What no program can write to is the same for all, as files of the host's are: locks on it (flock(2)) and notices of its
+/// use (inotify(7)) reach from one sandbox to another.
+///
 /// What the policy refers to on the host is taken when it is prepared:
 ///
 /// - The content of files and directories is seen as it is, whenever it was changed. One that was renamed, removed or

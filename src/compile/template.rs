@@ -50,6 +50,7 @@ fn lower(sandbox: &Sandbox) -> Result<Option<Template>> {
         made => made?,
     };
     private.splice(0..0, [Step::Umask { mask: 0o022 }, Step::TakeUp]);
+    private.push(Step::CoverProc);
     let mut files = made.writable.into_iter();
     Ok(Some(Template {
         user: made.user,
@@ -126,6 +127,9 @@ impl Resolved<'_> {
             // As long as the namespace takes, init builds the root.
             init.append(&mut private);
             init.push(Step::JoinNetwork);
+        } else {
+            // Till then init has the host's memory, and the program sees it as process 1.
+            private.push(Step::AwaitInit);
         }
         init.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         private.append(&mut program);

@@ -48,6 +48,7 @@ pub(super) fn is_of_policy(step: &Step) -> bool {
             | Step::Personality
             | Step::TimerSlack { .. }
             | Step::LoopbackUp
+            | Step::AwaitInit
     );
     !streams && !command && !worn && !bounds && !root
 }

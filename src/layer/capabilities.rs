@@ -12,6 +12,9 @@ bitflags::bitflags! {
     /// the host's own privilege. The default filter of system calls refuses many of the calls that capabilities
     /// are for, such as mount(2), and Landlock forbids mounting: allow them by name too.
     ///
+    /// With `SYS_ADMIN` and no Landlock, a program that may call mount(2) can undo what is only a mount: write where a bind
+    /// is read-only, and mount a /proc of which nothing is hidden. A caller who is root has files there that matter.
+    ///
     /// # Kernel
     ///
     /// Capabilities that the kernel does not have make the start fail.

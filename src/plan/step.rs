@@ -166,6 +166,10 @@ pub(crate) enum Step {
     Keep,
     /// Takes up what is kept.
     TakeUp,
+    /// Covers the /proc that is kept.
+    CoverProc,
+    /// Waits until init has been executed.
+    AwaitInit,
     /// Binds what is kept; `source` is where it comes from, if that is the host.
     Attach {
         source: Option<HostPath>,
@@ -425,6 +429,7 @@ impl Step {
             | Step::TimerSlack { .. }
             | Step::Umask { .. }
             | Step::Chdir { .. }
+            | Step::AwaitInit
             | Step::Signals => Layer::Process,
             Step::LandlockRuleset { .. }
             | Step::LandlockPath { .. }

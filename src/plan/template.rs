@@ -48,7 +48,7 @@ pub(crate) struct Networks {
 #[derive(Debug)]
 pub(crate) struct NetworkNamespace {
     namespace: OwnedFd,
-    /// Files of /proc/net, with what they held at first.
+    /// Files of /proc/net, with what they held at first; of [`SOCKETS`], only its line.
     files: Vec<(File, Vec<u8>)>,
 }
 
@@ -74,29 +74,50 @@ impl NetworkNamespace {
             while let Ok(length @ 1..) = file.read_at(&mut buffer, held.len() as u64) {
                 held.extend_from_slice(buffer.get(..length).unwrap_or_default());
             }
+            if held.starts_with(SOCKETS) {
+                held.truncate(held.iter().position(|byte| *byte == b'\n').map_or(held.len(), |end| end + 1));
+            }
             (file, held)
         };
         Self { namespace, files: files.into_iter().map(read).collect() }
     }
 
-    /// Whether nothing tells that somebody has used it: its counters are at 0, and nobody outside has a socket with a name.
+    /// Whether nothing tells that somebody has used it: its counters are at 0, and nobody outside has a socket of it.
     fn is_as_new(&self) -> bool {
-        let mut buffer = [0; PART];
-        let is_same = |(file, held): &(File, Vec<u8>)| {
-            let mut rest = held.as_slice();
-            loop {
-                let at = (held.len() - rest.len()) as u64;
-                match file.read_at(&mut buffer, at) {
-                    Ok(0) => return rest.is_empty(),
-                    Ok(length) => match rest.split_at_checked(length) {
-                        Some((part, next)) if Some(part) == buffer.get(..length) => rest = next,
-                        _ => return false,
-                    },
-                    Err(_) => return false,
-                }
+        let mut counts_sockets = false;
+        let are_same = self.files.iter().all(|(file, held)| match held.starts_with(SOCKETS) {
+            true => {
+                counts_sockets = true;
+                begins_with(file, held)
             }
-        };
-        self.files.iter().all(is_same)
+            false => holds(file, held),
+        });
+        are_same && counts_sockets
+    }
+}
+
+/// What /proc/net/sockstat begins with: the line that counts the sockets of this network namespace, of every kind (Linux
+/// 4.17). What follows it is partly about all network namespaces.
+const SOCKETS: &[u8] = b"sockets: ";
+
+fn begins_with(file: &File, held: &[u8]) -> bool {
+    let mut buffer = [0; PART];
+    let read = buffer.get_mut(..held.len()).and_then(|part| file.read_at(part, 0).ok());
+    read == Some(held.len()) && buffer.starts_with(held)
+}
+
+fn holds(file: &File, held: &[u8]) -> bool {
+    let (mut buffer, mut rest) = ([0; PART], held);
+    loop {
+        let at = (held.len() - rest.len()) as u64;
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return rest.is_empty(),
+            Ok(length) => match rest.split_at_checked(length) {
+                Some((part, next)) if Some(part) == buffer.get(..length) => rest = next,
+                _ => return false,
+            },
+            Err(_) => return false,
+        }
     }
 }
 

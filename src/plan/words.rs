@@ -160,6 +160,8 @@ impl fmt::Display for Step {
             Step::Leave { at, .. } => write!(f, "place {at}"),
             Step::Keep => f.write_str("keep what starts take"),
             Step::TakeUp => f.write_str("take up what the template keeps"),
+            Step::CoverProc => f.write_str("cover the template's /proc"),
+            Step::AwaitInit => f.write_str("wait for init"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {
                 write!(f, "tmpfs {at} {} mode={}", Bounds(size, inodes), Escaped(mode.to_bytes()))
             }

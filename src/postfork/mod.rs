@@ -309,6 +309,11 @@ impl State<'_> {
             Step::StageFile { name, data, .. } => self.stage_file(name, &data.0),
             Step::Keep => self.keep(),
             Step::TakeUp => self.take_up(),
+            Step::CoverProc => self.cover_proc(),
+            Step::AwaitInit => {
+                sys::wait_for_zero(&self.reports.init_sets_up);
+                Ok(())
+            }
             Step::Attach { name, at, attributes, .. } => self.attach(name, at, *attributes),
             Step::Tmpfs { at, size, inodes, mode, attributes } => {
                 self.tmpfs(at, [(c"size", size), (c"nr_inodes", inodes), (c"mode", mode)], *attributes)

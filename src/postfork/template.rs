@@ -18,7 +18,7 @@ const PROC: &CStr = c"proc";
 
 /// What tells that a network namespace without an interface that is up was used.
 const COUNTERS: [&CStr; 5] = [
-    c"/proc/self/net/unix",
+    c"/proc/self/net/sockstat",
     c"/proc/self/net/snmp",
     c"/proc/self/net/snmp6",
     c"/proc/self/net/netstat",
@@ -103,6 +103,13 @@ impl State<'_> {
         sys::fchdir(root.as_fd())?;
         self.root = Some(root);
         Ok(())
+    }
+
+    /// The start has its own by now. The program may be allowed to make namespaces: this one, of which nothing is hidden,
+    /// would let it mount another there.
+    pub(super) fn cover_proc(&self) -> Done {
+        let empty = sys::clone_tree(self.hidden()?, EMPTY_DIR)?;
+        Ok(sys::attach_at(empty.as_fd(), self.hidden()?, PROC)?)
     }
 
     /// pivot_root(2) to the workspace; what was to be the root comes to lie on top of it.

@@ -1,7 +1,10 @@
 //! Kernels with less than this one has, made by a filter of system calls on the calling thread: it stays there, and so
 //! the thread has to be one of a process that runs one test.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// How landlock_create_ruleset(2) fails where the kernel was built without it, and where it was not switched on.
 pub(crate) const ABSENT: i32 = libc::ENOSYS;
@@ -21,7 +24,23 @@ pub(crate) fn landlock_version(version: i64) {
     // SAFETY: The kernel has just made it, for this process.
     let listener = unsafe { OwnedFd::from_raw_fd(listener as i32) };
     // It ends with the process.
-    std::thread::spawn(move || while answer(&listener, version) {});
+    std::thread::spawn(move || while answer(&listener, version, 0) {});
+}
+
+/// Makes a system call take this much longer.
+pub(crate) fn slow(call: i64, time: Duration) {
+    const GO_ON: u32 = 1;
+    let listener = install(call, None, libc::SECCOMP_RET_USER_NOTIF, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    // SAFETY: The kernel has just made it, for this process.
+    let listener = unsafe { OwnedFd::from_raw_fd(listener as i32) };
+    let wait = move || {
+        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut fds, PollTimeout::NONE) == Err(nix::Error::EINTR) {}
+        std::thread::sleep(time);
+        answer(&listener, 0, GO_ON)
+    };
+    // It ends with the process.
+    std::thread::spawn(move || while wait() {});
 }
 
 /// A filter with one rule: `call`, with this third argument if one is given, comes to `action`.
@@ -42,8 +61,8 @@ fn install(call: i64, third: Option<u32>, action: u32, flags: u64) -> i64 {
     done
 }
 
-/// Answers one call with `value`.
-fn answer(listener: &OwnedFd, value: i64) -> bool {
+/// Answers one call with `value`, or as `flags` say.
+fn answer(listener: &OwnedFd, value: i64, flags: u32) -> bool {
     /// `struct seccomp_notif_resp`.
     #[repr(C)]
     struct Response {
@@ -60,7 +79,7 @@ fn answer(listener: &OwnedFd, value: i64) -> bool {
     if unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as _, call.as_mut_ptr()) } != 0 {
         return std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR);
     }
-    let mut response = Response { id: call[0], value, error: 0, flags: 0 };
+    let mut response = Response { id: call[0], value, error: 0, flags };
     // SAFETY: The kernel reads and writes the response, which outlives the call.
     unsafe { libc::ioctl(listener.as_raw_fd(), SEND as _, &raw mut response) };
     true

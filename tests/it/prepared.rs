@@ -4,10 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::time::Duration;
 
-use belljar::{Capabilities, Child, ErrorKind, IdMap, Layer, Namespaces, Network, Prepared, Rootfs, Sandbox, Stdio};
+use belljar::{
+    Capabilities, Child, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, Prepared, Rootfs, Sandbox, Seccomp,
+    Stdio,
+};
 
 use crate::again::{again, is_again};
+use crate::alone::alone;
+use crate::filter;
 use crate::for_root;
 use crate::harness::{
     children, compile_static, host, is_root, mounts, namespaces_alone, noop, open_fds, real, temp_dir, with_program,
@@ -78,6 +84,39 @@ fn sandboxes_of_one_template_meet_nowhere() {
     assert!(["shm", "mq", "counter"].iter().all(|what| found.contains(*what)), "{found:?}");
 }
 
+/// Until it is executed, init is a process with the host's memory that the program could look into.
+#[test]
+fn no_program_runs_before_init_has_a_memory_of_its_own() {
+    alone("prepared::no_program_runs_before_init_has_a_memory_of_its_own", || {
+        let program = compile_static("first", include_str!("first.c"));
+        let prepared = namespaces_alone(&with_program(&program)).prepare().unwrap();
+        assert!(shares(&prepared));
+        // Init makes its image, and nobody else does that here.
+        filter::slow(libc::SYS_memfd_create, Duration::from_millis(300));
+        let output = prepared.command("/program").output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "belljar-init\n");
+    });
+}
+
+#[test]
+fn a_network_namespace_is_not_used_again_while_a_socket_of_it_is_open() {
+    let prepared = with_program(&compile_static("outlives", include_str!("outlives.c"))).prepare().unwrap();
+    let run = |command: &mut belljar::Command| {
+        let output = command.output().unwrap();
+        assert!(output.outcome.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = run(&mut prepared.command("/program"));
+    assert!(first.starts_with("free "), "{first}");
+    assert_eq!(run(&mut prepared.command("/program")), first, "the control: it is used again");
+    // Nobody receives what is sent: the socket stays open on its way.
+    let (inside, outside) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    assert_eq!(run(prepared.command("/program").arg("send").fd(3, inside)), first);
+    let others: Vec<_> = (0..3).map(|_| run(&mut prepared.command("/program"))).collect();
+    assert!(others.iter().all(|other| other.starts_with("free ") && *other != first), "{others:?}");
+    drop(outside);
+}
+
 #[test]
 fn what_is_kept_for_each_start_is_out_of_sight() {
     let dir = temp_dir();
@@ -101,6 +140,22 @@ fn the_mounts_of_a_template_can_not_be_undone_by_a_capable_program() {
                   mount -o remount,bind,rw $at 2>/dev/null && echo writable $at; done; \
                   mount -t tmpfs none /tmp && echo control";
     assert_eq!(sh(&prepared, script), "control\n");
+}
+
+#[test]
+fn a_namespace_made_inside_gets_no_proc_with_all_its_parts() {
+    // What is hidden in /proc stays so for those who may make namespaces: the kernel refuses a /proc that shows more than
+    // those do which are mounted already, wherever those are.
+    let program = compile_static("revealed", include_str!("revealed.c"));
+    let filter = Seccomp::off().allow(["clone", "unshare"]);
+    let policy = with_program(&program).landlock(Landlock::off()).seccomp(filter);
+    let prepared = policy.prepare().unwrap();
+    assert!(shares(&prepared));
+    for mut command in [policy.command("/program"), prepared.command("/program")] {
+        let output = command.output().unwrap();
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert_eq!((&*stdout, &*stderr), ("Operation not permitted\n", ""), "{command:?}");
+    }
 }
 
 #[test]
