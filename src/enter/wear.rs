@@ -37,6 +37,10 @@ pub(super) fn is_of_policy(step: &Step) -> bool {
         Step::Setsid
             | Step::Signals
             | Step::OomScore { .. }
+            | Step::Ready
+            | Step::AwaitReady
+            | Step::AwaitInit
+            | Step::PassNetwork
             | Step::Nice
             | Step::IoPriority
             | Step::Affinity

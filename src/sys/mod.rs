@@ -22,7 +22,7 @@ use core::ffi::{CStr, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 pub(crate) use arch::AUDIT_ARCH;
-pub(crate) use clone::{Arena, Cloned, Return, STACKS, Sharing, Stack, Told, Words, clone, wait_for_zero};
+pub(crate) use clone::{Arena, Cloned, Return, STACKS, Sharing, Stack, Told, Words, clone, set_to_zero, wait_for_zero};
 pub(crate) use confine::*;
 pub(crate) use fd::*;
 pub(crate) use image::{AgentData, agent_image, executable, init_image};
