@@ -339,6 +339,11 @@ impl Agent {
         }
     }
 
+    /// Starts to count the time that the program may take.
+    pub(crate) fn begin(&mut self, started: Instant) -> Result<()> {
+        self.child.begin(started)
+    }
+
     /// The program that the agent has become, with what the host has of its streams.
     pub(crate) fn into_child(self, streams: [Option<OwnedFd>; 3], started: Instant, pool: Arc<Shared>) -> Child {
         let mut child = self.child;
@@ -379,7 +384,6 @@ impl Agent {
     }
 
     /// The agent's process.
-    #[cfg(test)]
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }

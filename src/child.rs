@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::changes::Written;
 use crate::enter::Inside;
@@ -21,7 +21,7 @@ use crate::outcome::{Cause, Outcome, Usage};
 use crate::pool;
 use crate::report::Report;
 use crate::sandbox::Sandbox;
-use crate::spawn::{Cell, Process};
+use crate::spawn::{Cell, Limited, Process};
 use crate::sys::Errno;
 
 #[cfg(feature = "tokio")]
@@ -72,6 +72,7 @@ pub struct Child {
     /// What other commands in the sandbox start from; none without init.
     pub(crate) inside: Option<Arc<Inside>>,
     pub(crate) policy: Option<Arc<Sandbox>>,
+    limited: Limited,
 }
 
 /// What is known of a program when it is reaped.
@@ -79,6 +80,8 @@ pub struct Child {
 struct Reaped {
     status: ExitStatus,
     usage: Usage,
+    /// The limit that has ended it, if one has.
+    met: Option<Cause>,
 }
 
 /// What a new child starts from.
@@ -92,6 +95,7 @@ pub(crate) struct Parts {
     pub(crate) report: Report,
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
     pub(crate) inside: Option<Arc<Inside>>,
+    pub(crate) limited: Limited,
 }
 
 impl Child {
@@ -116,6 +120,7 @@ impl Child {
             keeps: parts.keeps,
             inside: parts.inside,
             policy: None,
+            limited: parts.limited,
         }
     }
 
@@ -135,6 +140,11 @@ impl Child {
 
     pub(crate) fn set_stop_signal(&mut self, signal: i32) {
         self.stop_signal = signal;
+    }
+
+    /// Starts to count the time of a program that was parked until now.
+    pub(crate) fn begin(&mut self, started: Instant) -> Result<()> {
+        self.limited.begin(started)
     }
 
     pub(crate) fn set_written(&mut self, written: Written) {
@@ -169,6 +179,11 @@ impl Child {
         if matches!(self.program.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None)) {
             self.ended.get_or_insert(cause);
         }
+        self.kill_all()
+    }
+
+    fn kill_all(&self) -> Result<()> {
+        self.limited.kill();
         // Init takes everything else with it. The program does not wait for that: init may be late, if it was steered.
         for process in self.cell.as_ref().map(Cell::init).into_iter().chain([&self.program]) {
             match process.kill() {
@@ -188,6 +203,11 @@ impl Child {
     /// and the kernel does not tell its status even so, which it does from Linux 6.15 on.
     pub fn wait(&mut self) -> Result<Outcome> {
         drop(self.stdin.take());
+        while let Some(look) = self.next_look()? {
+            if let Some(outcome) = self.wait_timeout(look)? {
+                return Ok(outcome);
+            }
+        }
         self.end(0)?.ok_or_else(|| Error::os(Layer::Process, "wait", libc::EAGAIN))
     }
 
@@ -197,6 +217,7 @@ impl Child {
     ///
     /// As for [`wait`](Child::wait).
     pub fn try_wait(&mut self) -> Result<Option<Outcome>> {
+        self.next_look()?;
         self.end(libc::WNOHANG)
     }
 
@@ -214,6 +235,7 @@ impl Child {
         if let Some(cell) = self.cell.take() {
             cell.detach().map_err(|Errno(errno)| Error::os(Layer::Process, "detach", errno))?;
         }
+        self.limited.leave();
         // For as long as the host lasts: nobody will tell when the program has ended.
         std::mem::forget(self.keeps.take());
         // What the drop goes by: there is nothing left to end.
@@ -232,25 +254,40 @@ impl Child {
 
     /// Reaps the program. What else is in the sandbox may still be there.
     fn reap(&mut self, options: i32) -> Option<Result<Reaped>> {
+        let own_time = self.limited.own_time(&self.program, options);
         let ended = match self.program.wait(options) {
             Ok(None) => return None,
             Ok(Some(ended)) => Ok((wait::status(&ended), wait::usage(&ended, self.host_peak))),
             Err(errno) => self.status_after_reaping(errno),
         };
         let wall_time = self.started.elapsed();
-        Some(ended.map(|(status, usage)| Reaped { status, usage: Usage { wall_time, ..usage } }))
+        Some(ended.map(|(status, usage)| {
+            let own_time = own_time.unwrap_or(usage.user_time + usage.system_time);
+            let met = self.limited.cause(status, own_time, self.cell.as_ref());
+            Reaped { status, usage: Usage { wall_time, ..self.limited.usage(usage) }, met }
+        }))
     }
 
     /// Ends the cell of a program that is reaped.
     fn conclude(&mut self, reaped: Result<Reaped>) -> Result<Outcome> {
+        self.limited.release();
         // Whatever is left in the sandbox ends now, the outcome known or not.
         self.end_cell();
         self.release_changes();
-        let Reaped { status, usage } = reaped?;
+        let Reaped { status, usage, met } = reaped?;
         let ended = self.ended.filter(|_| status.signal() == Some(libc::SIGKILL));
-        let outcome = Outcome::new(status, ended, usage, self.written.clone());
+        let outcome = Outcome::new(status, met.or(ended), usage, self.written.clone());
         self.outcome = Some(outcome.clone());
         Ok(outcome)
+    }
+
+    /// When to look at the limits again that the kernel does not enforce, if there are any; looks now, and ends what has met one.
+    fn next_look(&mut self) -> Result<Option<Duration>> {
+        if self.outcome.is_none() && self.limited.end_for_cpu_time() {
+            self.kill_all()?;
+            return Ok(None);
+        }
+        Ok(self.limited.next_look().filter(|_| self.outcome.is_none()))
     }
 
     /// Nobody inside writes to the root any more.

@@ -3,6 +3,7 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
+mod bounds;
 mod handle;
 mod report;
 mod template;
@@ -19,6 +20,7 @@ use crate::layer::capabilities::Capabilities;
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
+use crate::layer::limits::Cgroup;
 use crate::layer::mount::{Mount, Root, Setting, Source};
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
@@ -52,6 +54,7 @@ fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
     let mut plan = Plan { given, ..Plan::default() };
     plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
+    policy.lower_bounds(command, &mut plan);
     policy.lower_holder(&mut plan);
     match policy.own.contains(Namespaces::PID) {
         true => policy.arrange_cell(inside, program, &mut plan),
@@ -68,6 +71,7 @@ struct Resolved<'a> {
     network: Network,
     caller: Caller,
     ids: Lowered,
+    cgroup: Option<Cgroup>,
 }
 
 impl<'a> Resolved<'a> {
@@ -84,7 +88,8 @@ impl<'a> Resolved<'a> {
             true => ids::lower(&sandbox.ids, caller)?,
             false => ids::lower_without_namespace(&sandbox.ids, caller)?,
         };
-        Ok(Self { sandbox, own, network, caller, ids })
+        let cgroup = Cgroup::lower(&sandbox.limits, sandbox.cgroup.as_deref())?;
+        Ok(Self { sandbox, own, network, caller, ids, cgroup })
     }
 
     fn has(&self, namespace: Namespaces) -> bool {
@@ -109,12 +114,13 @@ impl<'a> Resolved<'a> {
     fn lower_holder(&self, plan: &mut Plan) {
         if self.holder() {
             let namespaces = libc::CLONE_NEWUSER as u64;
-            let clone = Step::Clone { process: "holder", namespaces, memory: Memory::Shared };
+            let clone = plan.push(Step::Clone { process: "holder", namespaces, memory: Memory::Shared });
             // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
             // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
             let init = exec_init(0o555, Capabilities::empty(), vec![c"belljar-init".into(), c"holder".into()]);
-            plan.steps.extend([clone, init, self.ids.write_outside()]);
-            plan.holder = Some(Holder { clone: 0, body: 1..2, maps: 2 });
+            let body = plan.extend([init]);
+            let maps = plan.push(self.ids.write_outside());
+            plan.holder = Some(Holder { clone, body, maps });
         }
     }
 
@@ -235,7 +241,7 @@ impl<'a> Resolved<'a> {
             process::lower_oom_score(steps);
         }
         process::lower_state(steps);
-        limits::lower(&self.sandbox.limits, steps)?;
+        self.lower_limits(command.agent.is_some(), steps)?;
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
@@ -339,7 +345,7 @@ impl<'a> Resolved<'a> {
         let last = inside.iter().position(|step| matches!(step, Step::Pivot)).unwrap_or(inside.len());
         inside.insert(last, if net { Step::JoinNetwork } else { Step::AwaitReady });
         inside.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
-        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME;
+        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME | self.made_by_program();
         let first = self.own - later;
         let clone = match self.holder() {
             true => plan.push(self.clone("cell", Namespaces::empty())),
@@ -354,7 +360,7 @@ impl<'a> Resolved<'a> {
         let meanwhile = plan.extend(self.lower_meanwhile(net));
         plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
-        let mut start = lower_start(net);
+        let mut start = self.lower_before(net);
         start.extend(program);
         plan.program = Launch { clone, body: plan.extend(start) };
     }
@@ -369,10 +375,28 @@ impl<'a> Resolved<'a> {
         steps
     }
 
+    /// What the program does before all else: a session first, since no signal to the host's group reaches it then.
+    fn lower_first(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        process::lower_session(&mut steps);
+        steps.extend(self.lower_start());
+        process::lower_oom_score(&mut steps);
+        steps
+    }
+
+    /// What the program does while init builds the root: it has a table of descriptors of its own, unlike the cell, and the
+    /// host's /proc still, which it can write to.
+    fn lower_before(&self, makes_network: bool) -> Vec<Step> {
+        let mut steps = self.lower_first();
+        steps.extend([if makes_network { Step::PassNetwork } else { Step::Ready }, Step::AwaitInit]);
+        steps
+    }
+
     /// Without a PID namespace there is no init: one process takes all steps.
     fn arrange_single(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         inside.extend(program);
-        let mut made = self.own - Namespaces::TIME;
+        let inside = self.lower_entry_to_cgroup().into_iter().chain(inside);
+        let mut made = self.own - Namespaces::TIME - self.made_by_program();
         if self.holder() {
             made -= Namespaces::USER;
         }
@@ -422,22 +446,6 @@ pub(crate) fn own_namespaces(sandbox: &Sandbox) -> Namespaces {
         (None, Some(Network::Host)) => Namespaces::default() - Namespaces::NET,
         (None, _) => Namespaces::default(),
     }
-}
-
-/// What the program does while init builds the root: it has a table of descriptors of its own, unlike the cell, and the
-/// host's /proc still, which it can write to.
-fn lower_start(makes_network: bool) -> Vec<Step> {
-    let mut steps = lower_first();
-    steps.extend([if makes_network { Step::PassNetwork } else { Step::Ready }, Step::AwaitInit]);
-    steps
-}
-
-/// What the program does before all else where there is an init: from then on, no signal to the host's group reaches it.
-fn lower_first() -> Vec<Step> {
-    let mut steps = Vec::new();
-    process::lower_session(&mut steps);
-    process::lower_oom_score(&mut steps);
-    steps
 }
 
 /// The step that clones the program from the cell, whose memory is a copy already where it has to be.

@@ -12,8 +12,8 @@ mod wear;
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,7 +30,7 @@ use crate::plan::{Plan, Step};
 use crate::pool::{defaults, environment};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
-use crate::spawn::{Cell, Entered, Process, Watched, Wiring};
+use crate::spawn::{Cell, Entered, Leaf, Limited, Process, Watched, Wiring};
 use crate::sys::Errno;
 use outside::Outside;
 use wear::{Executable, Script};
@@ -51,6 +51,8 @@ pub(crate) struct Inside {
     init: Process,
     program: Watched,
     entered: Entered,
+    /// The cgroup of the sandbox, if it has one.
+    leaf: Option<Weak<Leaf>>,
     /// What the program has taken upon itself.
     steps: Vec<Step>,
     /// The writable mounts: words of [`Writable`].
@@ -130,6 +132,7 @@ impl Inside {
             init: cell.init().clone(),
             program: program.downgrade(),
             entered: cell.entered().clone(),
+            leaf: cell.leaf().map(Arc::downgrade),
             steps: inherited.chain(own).cloned().collect(),
             mounts: mounts.iter().map(|word| word.load(Relaxed).into()).collect(),
             named: named.iter().map(|word| word.load(Relaxed)).collect(),
@@ -251,6 +254,7 @@ impl Entering<'_> {
             report: self.report.clone(),
             keeps: None,
             inside: Some(self.inside.clone()),
+            limited: Limited::default(),
         });
         child.policy = Some(self.policy.clone());
         if is_over { Err(over()) } else { Ok(child) }
@@ -278,7 +282,7 @@ impl Entering<'_> {
             script.wear(step, None)?;
         }
         for step in &self.filters {
-            script.add(step, |calls| calls.add_filter(step));
+            script.add(step, |calls| calls.add_last(step));
         }
         script.add(step, |calls| {
             let path = calls.data(executable.path.as_bytes_with_nul());

@@ -16,7 +16,8 @@
 //! A policy is a plain value. It grows by what the program needs:
 //!
 //! ```no_run
-//! use belljar::{IdMap, Namespaces, Network, Rootfs, Sandbox, Seccomp, Stdio};
+//! use belljar::{IdMap, Limits, Namespaces, Network, Rootfs, Sandbox, Seccomp, Stdio};
+//! use std::time::Duration;
 //!
 //! let sandbox = Sandbox::new()                            // every namespace, an empty root, no network
 //!     .rootfs(Rootfs::dir("/srv/trixie"))                 // another distribution's userland, read-only
@@ -29,7 +30,8 @@
 //!     .gid_map(IdMap::new(0, 1000, 1))
 //!     .hostname("build")
 //!     .network(Network::Loopback)                         // 127.0.0.1 is the sandbox itself
-//!     .seccomp(Seccomp::container().allow(["ptrace"]));   // and a debugger may trace inside
+//!     .seccomp(Seccomp::container().allow(["ptrace"]))    // and a debugger may trace inside
+//!     .limits(Limits::new().memory(512 << 20).wall_time(Duration::from_secs(600)));
 //!
 //! let mut child = sandbox.command("make")                 // looked for inside
 //!     .arg("test")
@@ -76,6 +78,7 @@
 //!   was written through, and layers of images in their store.
 //! - An image or a layer makes files only in a new tree of the store: by calls of a process in a sandbox, resolved beneath
 //!   that tree and over no link, within limits.
+//! - A limit that is asked for binds, for root too, or the start fails: see [`Limits`].
 //! - The outcome is true: it comes from the kernel, and nothing inside can forge it.
 //! - Of the host process's environment, descriptors, memory and arguments nothing can be seen.
 //!
@@ -108,7 +111,8 @@
 //!   keyrings of the user.
 //! - What a layer can't do on an older kernel: [`Child::report`] tells. What Landlock does not cover when it is used alone:
 //!   UDP and other protocols, attributes of files, sockets in the file system.
-//! - Memory, processor time and the number of processes are not limited yet.
+//! - What no [`Limits`] bound: the default policy takes as much memory, processor time and processes as there is. With a cgroup,
+//!   `/proc/1/cgroup` tells where the host process's cgroup lies, seen from the sandbox's.
 //!
 //! # How it works
 //!
@@ -136,9 +140,15 @@
 //! - A network namespace takes longer to make than all the others together. The cell makes it while init builds the
 //!   root on another processor, and passes it to init.
 //! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities, with one
-//!   descriptor: the *lifeline*, whose other end the handle holds; and a second that holds the lock, where changes are kept
-//!   in a directory. It exits when the program has ended or the lifeline
+//!   descriptor: the *lifeline*, whose other end the handle holds; and others that hold a lock, where changes are kept
+//!   in a directory and where there is a cgroup. It exits when the program has ended or the lifeline
 //!   does, and the kernel kills whatever is left.
+//! - The wall time is a timerfd that the host makes and init polls, so that it holds whoever waits. Init's exit code tells the host
+//!   that time was up. (To send SIGTERM to a program of another id first, init keeps `CAP_KILL`.) While a sandbox is set up, the
+//!   program has a timer that kills it until it is executed, and the cell waits for init no longer than that.
+//! - Only the program is cloned into the sandbox's cgroup (`CLONE_INTO_CGROUP`), and there it makes its cgroup namespace. Init and
+//!   the cell stay out: as long as a process shares the host's memory, it must not be one that is killed for want of it, since the
+//!   kernel kills all that share it. The kernel passes over the program until it is executed, as a child of vfork(2).
 //! - In a pool, the program of a sandbox that waits is the *agent*, a second static program of some hundred bytes, which
 //!   wears every layer already; only a filter of the caller's own comes last, since it may not allow what the agent
 //!   does. It gets its last system calls in one message, with the descriptors: to go to a directory, to put descriptors in
@@ -243,7 +253,7 @@ pub use layer::namespaces::Namespaces;
 pub use layer::network::Network;
 pub use layer::seccomp::{Seccomp, SyscallArg};
 pub use layer::terminal::PtySize;
-pub use outcome::{Cause, Outcome, Usage};
+pub use outcome::{Cause, Outcome, Usage, UsageSource};
 pub use plan::Plan;
 pub use pool::Pool;
 pub use prepared::Prepared;

@@ -16,8 +16,7 @@ use crate::error::{Error, Layer, Result};
 #[derive(Clone, Debug)]
 pub struct Outcome {
     status: ExitStatus,
-    /// What the host has ended it for, if it did.
-    ended: Option<Cause>,
+    cause: Cause,
     usage: Usage,
     written: Option<Arc<Written>>,
 }
@@ -25,7 +24,7 @@ pub struct Outcome {
 impl PartialEq for Outcome {
     /// Compares how the programs ended and what they used, not what they have changed.
     fn eq(&self, other: &Self) -> bool {
-        (self.status, self.ended, self.usage) == (other.status, other.ended, other.usage)
+        (self.status, self.cause, self.usage) == (other.status, other.cause, other.usage)
     }
 }
 
@@ -55,7 +54,7 @@ pub enum Cause {
     Killed,
     /// Its wall time was up: [`Limits::wall_time`](crate::Limits::wall_time).
     TimedOut,
-    /// It has used its processor time: [`Limits::cpu_time`](crate::Limits::cpu_time).
+    /// It has used its processor time: [`Limits::cpu_time`](crate::Limits::cpu_time). With that limit, SIGXCPU says so.
     CpuTime,
     /// The sandbox has met its limit of memory: [`Limits::memory`](crate::Limits::memory).
     OutOfMemory,
@@ -65,13 +64,21 @@ pub enum Cause {
 }
 
 impl Outcome {
-    pub(crate) fn new(status: ExitStatus, ended: Option<Cause>, usage: Usage, written: Option<Arc<Written>>) -> Self {
-        Self { status, ended, usage, written }
+    /// `met` is what is known to have ended the program: of a limit, it is said even of one that has exited, which it does
+    /// when it is asked to.
+    pub(crate) fn new(status: ExitStatus, met: Option<Cause>, usage: Usage, written: Option<Arc<Written>>) -> Self {
+        let cause = match (met, status.signal()) {
+            (Some(cause), _) => cause,
+            (None, None) => Cause::Exited,
+            (None, Some(libc::SIGSYS)) => Cause::Syscall,
+            (None, Some(_)) => Cause::Signaled,
+        };
+        Self { status, cause, usage, written }
     }
 
     /// Of a program that has written too much, whether it was killed for that in time or not.
     pub(crate) fn over_output(self) -> Self {
-        Self { ended: Some(Cause::OutputLimit), ..self }
+        Self { cause: Cause::OutputLimit, ..self }
     }
 
     /// Whether the program exited with code 0.
@@ -96,12 +103,7 @@ impl Outcome {
 
     /// Why the program ended.
     pub fn cause(&self) -> Cause {
-        match (self.ended, self.code(), self.signal()) {
-            (Some(cause), ..) => cause,
-            (_, Some(_), _) => Cause::Exited,
-            (_, _, Some(libc::SIGSYS)) => Cause::Syscall,
-            _ => Cause::Signaled,
-        }
+        self.cause
     }
 
     /// What the program used.
@@ -178,7 +180,19 @@ pub struct Usage {
     pub(crate) wall_time: Duration,
     pub(crate) user_time: Duration,
     pub(crate) system_time: Duration,
-    pub(crate) peak_memory: Option<u64>,
+    pub(crate) time_source: UsageSource,
+    pub(crate) peak_memory: Option<(u64, UsageSource)>,
+}
+
+/// Who has counted what a program used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum UsageSource {
+    /// The process itself and those of its descendants that were waited for: getrusage(2).
+    #[default]
+    Process,
+    /// The cgroup of the sandbox: every process that was ever in it.
+    Cgroup,
 }
 
 impl Usage {
@@ -188,8 +202,8 @@ impl Usage {
         self.wall_time
     }
 
-    /// The processor time in user mode: of the program, and of those descendants that were waited for (getrusage(2)).
-    /// Zero where the host process had somebody else reap the program.
+    /// The processor time in user mode, of all that [`time_source`](Usage::time_source) counts. Zero where there is no
+    /// cgroup and the host process had somebody else reap the program.
     pub fn user_time(&self) -> Duration {
         self.user_time
     }
@@ -199,12 +213,23 @@ impl Usage {
         self.system_time
     }
 
-    /// The most resident memory, in bytes, that the program or one of its descendants had at once.
+    /// Who has counted the processor time: the cgroup, where the sandbox has one.
+    pub fn time_source(&self) -> UsageSource {
+        self.time_source
+    }
+
+    /// The most memory, in bytes, that was in use at once: by the whole sandbox, files in memory included, where a cgroup
+    /// counts it (Linux 5.19); else resident memory of the program or of one of its descendants.
     ///
-    /// None where that can't be told: the kernel counts a program that was started from shared memory from the host's
-    /// own peak on (getrusage(2), *ru_maxrss*), so that only a program that was larger than the host was at its
+    /// None where that can't be told: without a cgroup, the kernel counts a program that was started from shared memory from
+    /// the host's own peak on (getrusage(2), *ru_maxrss*), so that only a program that was larger than the host was at its
     /// start has a figure.
     pub fn peak_memory(&self) -> Option<u64> {
-        self.peak_memory
+        self.peak_memory.map(|(bytes, _)| bytes)
+    }
+
+    /// Who has counted the peak of memory. None where nobody could.
+    pub fn peak_memory_source(&self) -> Option<UsageSource> {
+        self.peak_memory.map(|(_, source)| source)
     }
 }

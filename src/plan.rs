@@ -4,6 +4,7 @@
 //! child has nothing to decide and nothing to allocate. A child that fails hands back the index of the step and the
 //! error number; the words are here, with the parent.
 
+mod bounds;
 mod hint;
 mod interpreter;
 mod operand;
@@ -17,6 +18,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub(crate) use bounds::{Bounds, Wall};
 pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
 pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
@@ -50,6 +52,8 @@ pub struct Plan {
     pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
     /// What the start goes on from, if that was made before.
     pub(crate) template: Option<Arc<Template>>,
+    /// What bounds the whole sandbox.
+    pub(crate) bounds: Bounds,
     /// What has to stay as long as the program: the layers of an image in their store.
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
 }

@@ -17,6 +17,7 @@ pub struct LayerStatus {
     layer: Layer,
     enforcement: Enforcement,
     why: Option<String>,
+    how: Option<String>,
 }
 
 /// How far a layer is in force.
@@ -48,7 +49,12 @@ impl Report {
             (false, Some(_)) => Enforcement::Partly,
             (false, None) => Enforcement::InForce,
         };
-        self.0.push(LayerStatus { layer, enforcement, why });
+        self.0.push(LayerStatus { layer, enforcement, why, how: None });
+    }
+
+    /// Adds by what a layer is held.
+    pub(crate) fn tell(&mut self, layer: Layer, how: Option<String>) {
+        self.0.iter_mut().filter(|status| status.layer == layer).for_each(|status| status.how.clone_from(&how));
     }
 
     /// Adds what the start went on without.
@@ -78,17 +84,22 @@ impl LayerStatus {
     pub fn why(&self) -> Option<&str> {
         self.why.as_deref()
     }
+
+    /// By what it is held, where there is more than one way: each limit by the cgroup, or for each process by itself.
+    pub fn how(&self) -> Option<&str> {
+        self.how.as_deref()
+    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for LayerStatus { layer, enforcement, why } in &self.0 {
+        for LayerStatus { layer, enforcement, why, how } in &self.0 {
             let state = match enforcement {
                 Enforcement::InForce => "in force",
                 Enforcement::Partly => "partly",
                 Enforcement::Off => "off",
             };
-            match why {
+            match why.as_ref().or(how.as_ref()) {
                 Some(why) => writeln!(f, "{layer:<12}  {state:<8}  {why}")?,
                 None => writeln!(f, "{layer:<12}  {state}")?,
             }

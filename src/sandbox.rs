@@ -219,7 +219,16 @@ impl Sandbox {
 
     /// Sets the directory of cgroup version 2, delegated to the caller, that the sandbox gets its own cgroup in.
     ///
-    /// The default is the caller's own cgroup, if that is delegated to it, where the policy has a limit that needs one.
+    /// The default is the caller's own cgroup, if that is delegated to it, where the policy has a limit that needs one. The
+    /// kernel gives controllers only to groups whose parent has no processes of its own: a directory that is named here gets
+    /// those enabled that are needed, and so must have none. The host process is never moved.
+    ///
+    /// Each sandbox has a group there for itself, called `belljar-` and a number, and it is removed with the sandbox. What a
+    /// host process leaves that is killed, the next one removes that uses the directory.
+    ///
+    /// # Kernel
+    ///
+    /// `Usage::peak_memory` is counted there since Linux 5.19.
     pub fn cgroup(mut self, directory: impl AsRef<Path>) -> Self {
         self.cgroup = Some(directory.as_ref().into());
         self

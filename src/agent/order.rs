@@ -11,7 +11,7 @@ use super::{ANSWER, Agent, Answer, Arg, Calls, SOCKET};
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
 use crate::spawn::{Wiring, above_streams};
-use crate::sys::{AgentData, CStringArray, Errno};
+use crate::sys::{AgentData, BpfInstruction, CStringArray, Errno};
 
 /// Where an agent that will execute a program has its socket: out of the way of most programs' descriptors, and the last
 /// number for which every process has room already (`NR_OPEN_DEFAULT`).
@@ -43,7 +43,7 @@ impl<'a> Order<'a> {
     /// not be allowed to send.
     pub(crate) fn new(sent: Vec<(BorrowedFd<'a>, RawFd)>, filters: &[Step]) -> Result<Self> {
         let mut order = Self { calls: Calls::default(), sent, witness: None, strings: None };
-        if !filters.is_empty() {
+        if filters.iter().any(|step| matches!(step, Step::Seccomp { .. })) {
             order.witness = Some(witness()?);
             map_witness(order.next(), &mut order.calls);
         }
@@ -199,8 +199,20 @@ impl Calls {
         add(self, libc::SYS_openat2, [libc::AT_FDCWD.into(), path, how, 24.into()]);
     }
 
-    pub(crate) fn add_filter(&mut self, step: &Step) {
-        let Step::Seccomp { program } = step else { return };
+    /// Adds what would be in the way of an agent that waits: a low limit of descriptors, and a filter of the caller's.
+    pub(crate) fn add_last(&mut self, step: &Step) {
+        match step {
+            Step::Limit { resource, soft, hard, .. } => {
+                let limit = self.words(&[Arg::Number(*soft as i64), Arg::Number(*hard as i64)]);
+                let resource = Arg::Number((*resource).into());
+                self.call(libc::SYS_prlimit64, [0.into(), resource, limit, 0.into()]);
+            }
+            Step::Seccomp { program } => self.add_filter(program),
+            _ => {}
+        }
+    }
+
+    fn add_filter(&mut self, program: &[BpfInstruction]) {
         const SECCOMP_SET_MODE_FILTER: i32 = 1;
         let instructions = self.data(&crate::sys::filter_bytes(program));
         let program = self.words(&[Arg::Number(program.len() as i64), instructions]);

@@ -174,10 +174,11 @@ impl AsyncChild {
         drop(self.stdin.take());
         let mut capture = self.capture()?;
         while capture.is_open() {
+            let look = self.child.next_look()?;
             let program = self.child.program.as_fd();
             let mut fds = vec![program];
             fds.extend(capture.fds());
-            readable(&fds, capture.pause()).await?;
+            readable(&fds, look.into_iter().chain(capture.pause()).min()).await?;
             if readable::is_readable(program) {
                 break;
             }
@@ -209,9 +210,10 @@ impl AsyncChild {
     /// Waits for the program alone.
     async fn reap(&mut self) -> Result<()> {
         while self.reaped.is_none() {
-            readable(&[self.child.program.as_fd()], None).await?;
+            let look = self.child.next_look()?;
+            readable(&[self.child.program.as_fd()], look).await?;
             self.reaped = self.child.reap(libc::WNOHANG);
-            if self.reaped.is_none() {
+            if self.reaped.is_none() && readable::is_readable(self.child.program.as_fd()) {
                 // Somebody inside traces it, and has to let go of it first (ptrace(2)): init takes him along.
                 readable(&[], Some(TRACED)).await?;
             }

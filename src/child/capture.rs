@@ -5,8 +5,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
+use super::wait::poll_timeout;
 use super::{Child, Pty};
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Cause, Outcome};
@@ -48,7 +49,8 @@ impl Child {
         let fds = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)];
         let mut capture = Capture::new(fds, self.pty.take(), self.output_limit)?;
         while capture.is_open() {
-            if wait_readable(self.program.as_fd(), &capture).map_err(failed)? {
+            let look = self.next_look()?;
+            if wait_readable(self.program.as_fd(), &capture, look).map_err(failed)? {
                 break;
             }
             self.capture(&mut capture)?;
@@ -236,15 +238,13 @@ impl Stream {
     }
 }
 
-/// Waits for one of the streams or for the end of the program, which it returns.
-fn wait_readable(program: BorrowedFd<'_>, capture: &Capture) -> io::Result<bool> {
-    // A fraction of a second fits.
-    let pause =
-        capture.pause().map_or(PollTimeout::NONE, |pause| PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO));
+/// Waits for one of the streams, for the time to look at the limits, or for the end of the program, which it returns.
+fn wait_readable(program: BorrowedFd<'_>, capture: &Capture, look: Option<Duration>) -> io::Result<bool> {
+    let timeout = poll_timeout(look.into_iter().chain(capture.pause()).min());
     let fds = [program].into_iter().chain(capture.fds());
     let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     loop {
-        match poll(&mut fds, pause) {
+        match poll(&mut fds, timeout) {
             Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => break,

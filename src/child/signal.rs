@@ -3,9 +3,10 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::Child;
+use super::wait::poll_timeout;
 use crate::error::{Error, Layer, Result};
 use crate::outcome::Outcome;
 use crate::sys::{self, Errno, LAST_SIGNAL, SignalSet};
@@ -130,8 +131,9 @@ impl Child {
         let _blocked = Blocked::new(signals).map_err(failed)?;
         let queue = sys::signalfd(signals).map_err(failed)?;
         while self.outcome.is_none() {
+            let look = self.next_look()?;
             let mut fds = [self.as_fd(), queue.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, poll_timeout(look)) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(errno) => return Err(failed(Errno(errno as i32))),
             }

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Child;
 use crate::error::{Error, Layer, Result};
-use crate::outcome::{Outcome, Usage};
+use crate::outcome::{Outcome, Usage, UsageSource};
 use crate::sys::{Ended, Errno};
 
 impl Child {
@@ -26,8 +26,9 @@ impl Child {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let look = self.next_look()?.into_iter().chain(left).min();
             let mut fds = [PollFd::new(self.program.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, poll_timeout(left)) {
+            match poll(&mut fds, poll_timeout(look)) {
                 Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(None),
                 Ok(0) | Err(nix::Error::EINTR) => {}
                 Ok(_) => return self.end(0),
@@ -61,7 +62,7 @@ impl Child {
 }
 
 /// In milliseconds, rounded up, so that a wait never ends early; None waits for ever.
-fn poll_timeout(left: Option<Duration>) -> PollTimeout {
+pub(super) fn poll_timeout(left: Option<Duration>) -> PollTimeout {
     let Some(left) = left else { return PollTimeout::NONE };
     let milliseconds = left.as_nanos().div_ceil(1_000_000);
     i32::try_from(milliseconds).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
@@ -85,6 +86,7 @@ pub(super) fn usage(ended: &Ended, host_peak: u64) -> Usage {
         wall_time: Duration::ZERO,
         user_time: duration(ended.usage.ru_utime),
         system_time: duration(ended.usage.ru_stime),
-        peak_memory: (peak > host_peak).then(|| peak.saturating_mul(1024)),
+        time_source: UsageSource::Process,
+        peak_memory: (peak > host_peak).then(|| (peak.saturating_mul(1024), UsageSource::Process)),
     }
 }

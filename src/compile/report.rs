@@ -2,6 +2,7 @@
 
 use super::Resolved;
 use crate::error::Layer;
+use crate::layer::limits;
 use crate::layer::namespaces::Namespaces;
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
@@ -27,6 +28,7 @@ impl Resolved<'_> {
         report.add(Layer::Network, host_network, off(host_network, "the host's network"));
         report.add(Layer::Fds, false, None);
         report.add(Layer::Limits, false, None);
+        report.tell(Layer::Limits, limits::told(&self.sandbox.limits, self.cgroup.as_ref()));
         report.add(Layer::Capabilities, false, None);
         report.add(Layer::Process, false, None);
         let Sandbox { landlock, seccomp, .. } = self.sandbox;

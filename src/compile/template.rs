@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Resolved, clone_in_cell, exec_init, lower_first, lower_start, unshare};
+use super::{Resolved, clone_in_cell, exec_init, unshare};
 use crate::command::Command;
 use crate::error::Result;
 #[cfg(feature = "image")]
@@ -98,6 +98,7 @@ impl Resolved<'_> {
         let mut plan = Plan { given, template: Some(template.clone()), ..Plan::default() };
         plan.ids = Some(self.ids.maps());
         plan.keeps = template.keeps.clone();
+        self.lower_bounds(command, &mut plan);
         let joins = template.networks().is_some();
         let makes = self.has(Namespaces::NET) && !joins;
         let clone = plan.push(self.clone("cell", Namespaces::empty()));
@@ -107,19 +108,19 @@ impl Resolved<'_> {
             body.push(Step::DropGroups);
         }
         body.push(Step::EnterTemplate { network: joins });
-        body.extend(unshare(self.own - Namespaces::NET - Namespaces::TIME));
+        body.extend(unshare(self.own - Namespaces::NET - Namespaces::TIME - self.made_by_program()));
         namespaces::lower_names(self.own, self.sandbox.hostname.as_deref(), &mut body)?;
         let body = plan.extend(body);
         let clone_init = plan.push(Step::Clone { process: "init", namespaces: 0, memory: Memory::Shared });
         let mut init = Vec::new();
         self.ids.write_nested(&mut init);
         let mut private = template.private.clone();
-        let mut start = lower_first();
+        let mut start = self.lower_first();
         if makes {
             // As long as the namespace takes, init builds the root.
             init.append(&mut private);
             init.push(Step::JoinNetwork);
-            start = lower_start(makes);
+            start = self.lower_before(makes);
         } else {
             init.push(Step::Ready);
             // What it mounts needs its ids. It builds its own part of the root, while init is executed.

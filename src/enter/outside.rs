@@ -61,7 +61,13 @@ impl Outside {
         not_dumpable(&mut calls);
         let mut joined = vec![inside.init.as_fd()];
         let first = calls.len();
-        calls.call(libc::SYS_setns, [FIRST.into(), (own - Namespaces::TIME).bits().into()]);
+        // What the program makes in its own cgroup.
+        let made = if inside.leaf.is_some() { own & Namespaces::CGROUP } else { Namespaces::empty() };
+        self.enter_cgroup(inside)?;
+        calls.call(libc::SYS_setns, [FIRST.into(), (own - Namespaces::TIME - made).bits().into()]);
+        if !made.is_empty() {
+            calls.call(libc::SYS_unshare, [made.bits().into()]);
+        }
         // Init is in the host's: the program is the first that is not.
         let program = match own.contains(Namespaces::TIME) {
             true => Some(inside.program.upgrade().ok_or_else(over)?),
@@ -81,6 +87,17 @@ impl Outside {
                 Err(if refused { error.with_kind(ErrorKind::Unsupported).with_hint(WHO_MAY) } else { error })
             }
         }
+    }
+
+    /// Has the limits of the sandbox bind it too, and what it clones.
+    fn enter_cgroup(&mut self, inside: &Inside) -> Result<()> {
+        let Some(leaf) = &inside.leaf else { return Ok(()) };
+        let leaf = leaf.upgrade().ok_or_else(over)?;
+        let failed = |error: std::io::Error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            Error::os(Layer::Limits, Step::EnterCgroup.to_string(), errno).with_path(leaf.path())
+        };
+        leaf.write("cgroup.procs", self.0.child().id().to_string().as_bytes()).map_err(failed)
     }
 
     /// The sandbox's own /dev/null for each stream that is to be that, if it has one.

@@ -30,6 +30,8 @@ pub(super) fn is_of_policy(step: &Step) -> bool {
             | Step::HandPtyOver
             | Step::InstallPty { .. }
     );
+    // The agent is in the cgroup already, and init minds the time.
+    let bounds = matches!(step, Step::Deadline | Step::EnterCgroup | Step::Unshare { .. });
     // Of a prepared sandbox the program itself makes the part of the root that no other has.
     let root = step.layer() == Layer::Mount || matches!(step, Step::NoUserNamespaces);
     let worn = matches!(
@@ -48,7 +50,7 @@ pub(super) fn is_of_policy(step: &Step) -> bool {
             | Step::TimerSlack { .. }
             | Step::LoopbackUp
     );
-    !streams && !command && !worn && !root
+    !streams && !command && !worn && !bounds && !root
 }
 
 /// Calls, and the steps that they are taken for.

@@ -186,6 +186,12 @@ impl Lowered {
         Step::Maps { uid, gid }
     }
 
+    /// The program's user, as the caller's namespace has it. With no namespace of its own, it has no other name.
+    pub(crate) fn outside_uid(&self) -> u32 {
+        let line = self.uid_map.iter().find(|line| line.holds_inside(self.uid));
+        line.map_or(self.uid, |line| line.outside + (self.uid - line.inside))
+    }
+
     /// The maps of user and group ids, in the form of the kernel's.
     pub(crate) fn maps(&self) -> [Vec<[u32; 3]>; 2] {
         [&self.uid_map, &self.gid_map].map(|map| map.iter().map(IdMap::line).collect())

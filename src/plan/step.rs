@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::operand::{Content, HostPath, Inside, MapLines, Memory, Operand, Upper, attr};
 use crate::error::Layer;
@@ -20,6 +21,30 @@ pub(crate) enum Step {
         namespaces: u64,
         memory: Memory,
     },
+    /// Makes the timer that init minds.
+    Timer {
+        time: Duration,
+        grace: Option<Duration>,
+    },
+    /// Has the process killed when time is up.
+    Deadline,
+    /// Has the groups below a directory of cgroups have controllers.
+    CgroupEnable {
+        directory: HostPath,
+        controllers: String,
+    },
+    /// Makes the sandbox's own cgroup, which goes with it.
+    Cgroup {
+        directory: HostPath,
+    },
+    /// Writes a file of it. One that may be missing says what the kernel may not have.
+    CgroupFile {
+        name: &'static str,
+        data: String,
+        optional: bool,
+    },
+    /// Goes into the sandbox's cgroup, where the clone could not do that.
+    EnterCgroup,
     /// Writes the id maps of the holder from outside.
     Maps {
         uid: MapLines,
@@ -365,7 +390,13 @@ impl Step {
                 Layer::Fds
             }
             Step::OpenPty { .. } | Step::TakeTerminal | Step::HandPtyOver | Step::InstallPty { .. } => Layer::Fds,
-            Step::Limit { .. } => Layer::Limits,
+            Step::Limit { .. }
+            | Step::Timer { .. }
+            | Step::Deadline
+            | Step::CgroupEnable { .. }
+            | Step::Cgroup { .. }
+            | Step::CgroupFile { .. }
+            | Step::EnterCgroup => Layer::Limits,
             Step::Securebits { .. }
             | Step::BoundingSet { .. }
             | Step::AmbientSet
@@ -401,6 +432,7 @@ impl Step {
                 &source.0
             }
             (Step::RootDir { source, .. }, _) => &source.0,
+            (Step::CgroupEnable { directory, .. } | Step::Cgroup { directory }, _) => &directory.0,
             (Step::RootOverlay { upper: Upper::Kept { base }, .. }, Operand::Target) => &base.0,
             (Step::RootOverlay { lowers, .. }, Operand::Call | Operand::Source) => match lowers.as_slice() {
                 [only] => &only.0,

@@ -97,6 +97,15 @@ impl fmt::Display for Step {
         match self {
             Step::Clone { process, namespaces: 0, memory } => write!(f, "clone {process}{memory}"),
             Step::Clone { process, namespaces, memory } => write!(f, "clone {process} {}{memory}", Flags(*namespaces)),
+            Step::Timer { time, grace: None } => write!(f, "wall_time {time:?}"),
+            Step::Timer { time, grace: Some(grace) } => write!(f, "wall_time {time:?}, then SIGTERM and {grace:?}"),
+            Step::CgroupEnable { directory, controllers } => {
+                write!(f, "write {directory}/cgroup.subtree_control {controllers}")
+            }
+            Step::Cgroup { directory } => write!(f, "mkdir {directory}/belljar-*"),
+            Step::CgroupFile { name, data, .. } => write!(f, "write {name} {data}"),
+            Step::EnterCgroup => f.write_str("enter cgroup"),
+            Step::Deadline => f.write_str("timer SIGKILL"),
             Step::Maps { uid, gid } => {
                 let by = |map: &MapLines, helper| if map.helper { helper } else { "write" };
                 let (write_uid, write_gid) = (by(uid, "newuidmap"), by(gid, "newgidmap"));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::start::{Parked, defaults};
 use crate::error::{Error, Layer, Result};
+use crate::layer::limits;
 use crate::plan::Step;
 use crate::prepared::Prepared;
 use crate::spawn::{BlockedSignals, Cell};
@@ -22,7 +23,7 @@ const ENDED: usize = 64;
 
 pub(crate) struct Shared {
     prepared: Prepared,
-    /// The caller's own, which may not allow what the agent does: it puts them on last.
+    /// What may not allow what the agent does, the caller's own filter first of all: the agent takes it on last.
     filters: Vec<Step>,
     /// Where the agents are.
     directory: PathBuf,
@@ -62,7 +63,8 @@ impl Shared {
             idle: IDLE,
             closed: false,
         };
-        let (mut filters, sandbox) = (Vec::new(), prepared.sandbox());
+        let sandbox = prepared.sandbox();
+        let mut filters: Vec<Step> = limits::last(&sandbox.limits)?.into_iter().collect();
         sandbox.seccomp.as_ref().map_or(Ok(()), |named| named.lower(&mut filters))?;
         let (directory, home) = defaults(sandbox)?;
         let (state, changed, owner) = (Mutex::new(state), Condvar::new(), std::process::id());

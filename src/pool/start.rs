@@ -87,16 +87,16 @@ pub(crate) fn start(
     if !order.calls.fits() {
         return Ok(None);
     }
-    let agent = executed(shared, &order);
+    let agent = executed(shared, &order, started);
     // Only now: what builds the next would compete with this start.
     shared.has_taken();
     Ok(agent.map(|agent| agent.into_child(wiring.streams(), started, shared.clone())))
 }
 
 /// An agent that has become the program, if there is one that could.
-fn executed(shared: &Shared, order: &Order<'_>) -> Option<Agent> {
+fn executed(shared: &Shared, order: &Order<'_>, started: Instant) -> Option<Agent> {
     while let Some(Parked(mut agent)) = shared.take() {
-        match agent.carry_out(order) {
+        match agent.begin(started).and_then(|()| agent.carry_out(order)) {
             Ok(Executed::Yes) => return Some(agent),
             // Ended from outside while it waited.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
@@ -119,7 +119,7 @@ fn order<'a>(
         order.calls.change_directory(&directory, opened);
     }
     order.put_in_place();
-    filters.iter().for_each(|step| order.calls.add_filter(step));
+    filters.iter().for_each(|step| order.calls.add_last(step));
     if let Some(Step::Exec { candidates, argv, envp, .. }) = exec {
         order.calls.execute_one(candidates, argv, envp);
     }

@@ -4,6 +4,7 @@ use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::os::fd::{BorrowedFd, RawFd};
 
+use super::Bounds;
 use crate::sys::{self, Fd, MountRoot, Stat};
 
 /// What the children of one spawn get besides the plan.
@@ -22,6 +23,7 @@ pub(crate) struct Context<'a> {
     pub(crate) own: &'a [AtomicU64],
     /// Where the host gets the directory of what the program writes, and then the master of its terminal.
     pub(crate) handover: RawFd,
+    pub(crate) bounds: Bounds,
     /// The mounts that the program may write to, in their order: [`Writable::WORDS`] for each.
     pub(crate) writable: &'a [AtomicU64],
     /// The files that Landlock's rules name for the caller, in their order: device and inode of each; zeroes for none yet.
@@ -44,6 +46,7 @@ impl Default for Context<'_> {
             given: &[],
             own: &[],
             handover: -1,
+            bounds: Bounds::NONE,
             writable: &[],
             named: &[],
             template: [-1; 4],

@@ -4,6 +4,7 @@
 //! the other threads of the host, on the host's own heap, with the host's thread-local storage: so it makes raw
 //! system calls on prepared data, and its report is a few words that the parent reads afterwards.
 
+mod bounds;
 mod context;
 mod copy;
 mod mount;
@@ -17,6 +18,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 use std::os::fd::AsFd;
 
+pub(crate) use bounds::Bounds;
 pub(crate) use context::{Context, Writable};
 pub(crate) use report::{Report, Reports};
 
@@ -71,7 +73,7 @@ impl<'a> Children<'a> {
 
     /// The body of the cell.
     fn run_cell(self, cell: &Cell) {
-        let Reports { cell: report, init: init_report, program, init_sets_up, .. } = self.reports;
+        let Reports { cell: report, init: init_report, program, .. } = self.reports;
         self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
         // Init uses it, and the rest of this memory, until it is executed.
         let body = || self.run(cell.init.as_ref().map_or(0..0, |init| init.body.clone()), init_report);
@@ -79,10 +81,12 @@ impl<'a> Children<'a> {
             self.start_init(init, &body, cell.meanwhile.clone());
         }
         self.start_program();
-        if !program.executes(&self.plan.program) {
-            self.abandon_init();
+        if cell.init.is_some() {
+            if !program.executes(&self.plan.program) {
+                self.let_init_end();
+            }
+            self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
         }
-        sys::wait_for_zero(init_sets_up);
         sys::exit(0)
     }
 
@@ -105,11 +109,16 @@ impl<'a> Children<'a> {
         }
     }
 
-    /// Has init not wait for a program that does not come, and waits for it: it uses this memory until it is executed.
-    fn abandon_init(self) {
+    /// Has init not wait for a program that does not come.
+    fn let_init_end(self) {
         let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
         sys::set_to_zero(&self.reports.not_ready);
-        sys::wait_for_zero(&self.reports.init_sets_up);
+    }
+
+    /// Waits for init too: it uses this memory until it is executed.
+    fn abandon_init(self) {
+        self.let_init_end();
+        let _ = self.wait_for_init();
     }
 
     /// Clones the program; returns when it is executed, or has failed.
@@ -167,12 +176,13 @@ impl<'a> Children<'a> {
             return Err(Errno(libc::EINVAL));
         };
         let flags = flags | namespaces;
+        let cgroup = self.context.bounds.cgroup.filter(|_| clone == self.plan.program.clone);
         let shared = libc::CLONE_VM as u64;
         // SAFETY: The steps are taken by system calls on data that outlives the child's use of it, and end in exec or
         // exit: nothing on the way allocates, locks, panics or touches thread-local storage. Who clones with
         // `Return::AtOnce` waits for the word; the host reaps what a killed cell leaves before this memory goes.
         #[allow(unsafe_code)]
-        let clone = |flags| unsafe { sys::clone(flags, stack, returns, told, body) };
+        let clone = |flags| unsafe { sys::clone(flags, cgroup, stack, returns, told, body) };
         match memory {
             Memory::Shared => clone(flags | shared),
             Memory::Copied => clone(flags),
@@ -267,7 +277,12 @@ impl State<'_> {
         }
         match step {
             // Done by the host, or by `Children::clone`.
-            Step::Clone { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::Clone { .. } | Step::Timer { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::CgroupEnable { .. } | Step::Cgroup { .. } | Step::CgroupFile { .. } => {
+                Err(Errno(libc::EINVAL).into())
+            }
+            Step::EnterCgroup => self.enter_cgroup(),
+            Step::Deadline => Ok(self.context.bounds.deadline.map_or(Ok(()), sys::die_at)?),
             Step::WriteProc { path, data, .. } => self.write_proc(path, data),
             Step::EnterHolder { namespaces } => Ok(sys::setns(sys::borrow(self.context.holder), *namespaces)?),
             Step::EnterOwner => self.enter_owner(),

@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Done, State, Writable, on};
+use super::{Bounds, Done, State, Writable, on};
 use crate::plan::{Fault, HostPath, Inside, InsideKind, Lack, Operand, attr};
 use crate::sys::{self, CStringArray, Errno, Fd, Reach};
 
@@ -225,12 +225,16 @@ impl State<'_> {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
-        let first = match &self.kept {
+        sys::close_on_exec(1)?;
+        if let Some(kept) = &self.kept {
             // The lock goes with the last copy of this descriptor: it holds as long as init does.
-            Some(kept) => sys::dup_to(kept.as_fd(), 1).map(|()| 2)?,
-            None => 1,
-        };
-        sys::close_on_exec(first)?;
+            sys::dup_to(kept.as_fd(), 1)?;
+        }
+        // In this order: what comes later has a higher number already.
+        let Bounds { timer, cgroup, .. } = self.context.bounds;
+        timer.map_or(Ok(()), |timer| sys::dup_to(sys::borrow(timer), 2))?;
+        // So does the lock of the sandbox's cgroup.
+        cgroup.map_or(Ok(()), |cgroup| sys::dup_to(sys::borrow(cgroup), 3))?;
         let init = sys::executable(self.context.init, mode)?;
         // Init keeps at most the one to send signals, and being root inside gives it none at the exec. Without others it
         // can't read a file of mode 0111, which makes it not dumpable.

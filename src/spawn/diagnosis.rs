@@ -45,6 +45,8 @@ fn lacks_overlay(step: &Step, fault: Fault) -> bool {
     }
 }
 
+pub(super) const MEMORY_TOO_SMALL: &str = "the limit of memory is too low for the program to be started";
+
 /// A process that could not be cloned.
 pub(super) fn failed(plan: &Plan, clone: usize, errno: i32) -> Error {
     match plan.steps.get(clone) {

@@ -3,6 +3,8 @@
 mod arena;
 mod diagnosis;
 mod holder;
+mod leaf;
+mod limited;
 mod process;
 mod strays;
 mod template;
@@ -27,6 +29,8 @@ use crate::sys::{self, Arena, Ended, Errno, Sharing, SignalSet, Told, Words};
 
 pub(crate) use diagnosis::exec_hint;
 pub(crate) use holder::{find as find_helper, names as caller_names};
+pub(crate) use leaf::Leaf;
+pub(crate) use limited::Limited;
 pub(crate) use process::{Cell, Entered, Process, Watched};
 #[cfg(feature = "tokio")]
 pub(crate) use strays::Search;
@@ -36,6 +40,8 @@ pub(crate) use trial::attempt;
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
     let mut wiring = Wiring::open(&plan.steps, &plan.given)?;
+    let limited = Limited::new(plan, started)?;
+    limited.check()?;
     let arena = arena::take(plan)?;
     let image = sys::init_image();
     let own = own_devices(plan);
@@ -59,13 +65,15 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         named,
         template: plan.template.as_ref().map_or([-1; 4], |template| template.numbers(network.as_ref())),
         proc: plan.template.as_ref().map_or(-1, |template| number(&template.proc)),
+        bounds: limited.bounds(),
         ..Context::default()
     };
     let children = children(plan, &context, &arena);
-    let (cell, program) = match &plan.cell {
-        Some(cell) => start_cell(children, cell, lifeline, network)?,
-        None => (None, start_single(children, &plan.program, &arena.program)?),
+    let started_in = match &plan.cell {
+        Some(cell) => start_cell(children, cell, (lifeline, network), &limited),
+        None => start_single(children, &plan.program, &arena.program).map(|program| (None, program)),
     };
+    let (cell, program) = started_in.map_err(|error| limited.explain(plan, &arena, error))?;
     for lack in Lack::ALL.into_iter().filter(|lack| arena.lacks(*lack)) {
         let (layer, why) = lack.told();
         holds.lack(layer, why);
@@ -75,7 +83,8 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let keeps = plan.keeps.clone();
     let streams = wiring.streams();
     let inside = cell.as_ref().map(|cell| Inside::new(plan, cell, &program, (writable, named)).into());
-    let mut child = Child::new(Parts { program, cell, streams, started, host_peak, report: holds, keeps, inside });
+    let parts = Parts { program, cell, streams, started, host_peak, report: holds, keeps, inside, limited };
+    let mut child = Child::new(parts);
     if let Some((inner, outer)) = handover {
         // Else a child that has sent nothing would be waited for.
         drop(inner);
@@ -149,8 +158,8 @@ fn start_single(children: Children<'_>, launch: &Launch, report: &Report) -> Res
 fn start_cell(
     children: Children<'_>,
     cell: &plan::Cell,
-    lifeline: Option<(OwnedFd, OwnedFd)>,
-    network: Option<Lease>,
+    (lifeline, network): (Option<(OwnedFd, OwnedFd)>, Option<Lease>),
+    limited: &Limited,
 ) -> Result<(Option<Cell>, Process)> {
     let Children { plan, reports, .. } = children;
     let told = Told::default();
@@ -170,7 +179,9 @@ fn start_cell(
         let step = if plan.steps.get(reports.cell.step()).is_some() { reports.cell.step() } else { cell.clone };
         return Err(diagnosis::died(plan, step, ended.ok().flatten()));
     }
-    let init = init.zip(lifeline).map(|(init, (_, outer))| Cell::new(init, outer, reports.pid_namespace(), network));
+    let made = |(init, (_, outer))| Cell::new(init, outer, reports.pid_namespace(), network);
+    let mut init = init.zip(lifeline).map(made);
+    init.iter_mut().for_each(|cell| cell.holds(limited.leaf().cloned()));
     let program = check_cell(children, cell, program)?;
     if let Some(Err(Errno(errno))) = init.as_ref().map(Cell::started) {
         // Before the cell is dropped, for the same reason.

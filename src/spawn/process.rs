@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::leaf::Leaf;
 use super::strays;
 use crate::plan::Lease;
 use crate::sys::{self, Cloned, Ended, Errno};
@@ -61,6 +62,17 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// The processor time of a process that has ended and is not reaped: its own, without that of children that it has
+    /// waited for, which rusage has in the same number. See proc_pid_stat(5). None while it runs.
+    pub(crate) fn own_time(&self, options: i32) -> Option<Duration> {
+        self.wait(options | libc::WNOWAIT).ok()??;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+        let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        // In hundredths of a second on every processor here: USER_HZ.
+        Some(Duration::from_millis((user + system) * 10))
     }
 
     pub(crate) fn kill(&self) -> sys::Result<()> {
@@ -160,6 +172,8 @@ pub(crate) struct Cell {
     /// The network namespace, if another cell may have it afterwards.
     network: Option<Lease>,
     entered: Entered,
+    /// Removed when init has ended, and so everything has.
+    leaf: Option<Arc<Leaf>>,
 }
 
 /// What the host tells init on the lifeline, once the program has started: that it was detached. All else is a signal.
@@ -167,7 +181,28 @@ const DETACHED: u8 = 0;
 
 impl Cell {
     pub(super) fn new(init: Process, lifeline: OwnedFd, namespace: (u64, u64), network: Option<Lease>) -> Self {
-        Self { init, lifeline: Some(lifeline), detached: false, namespace, network, entered: Entered::default() }
+        let (lifeline, entered) = (Some(lifeline), Entered::default());
+        Self { init, lifeline, detached: false, namespace, network, entered, leaf: None }
+    }
+
+    /// Has the cgroup stay until everything in the cell has ended.
+    pub(super) fn holds(&mut self, leaf: Option<Arc<Leaf>>) {
+        self.leaf = leaf;
+    }
+
+    pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
+        self.leaf.as_ref()
+    }
+
+    /// Whether init has seen that time was up before the program had ended, which has been reaped: then init ends by itself,
+    /// and its exit code tells.
+    pub(crate) fn ran_out_of_time(&self) -> bool {
+        strays::settle(&self.init, self.namespace);
+        match self.init.wait(libc::WNOHANG | libc::WNOWAIT) {
+            Ok(ended) => ended.is_some_and(|ended| (ended.code, ended.status) == (libc::CLD_EXITED, 1)),
+            // Somebody else has reaped it. The form is that of wait(2).
+            Err(_) => self.init.exit_info().is_ok_and(|status| status == 1 << 8),
+        }
     }
 
     pub(crate) fn init(&self) -> &Process {

@@ -29,9 +29,8 @@ const PATIENCE: usize = 10;
 /// To look into a process that has made itself not dumpable takes privilege on newer kernels, even if it is dead. Such a one
 /// may be anybody's child in this process: it stays a zombie, and init with it, but nobody waits for them: false.
 pub(super) fn wait(init: &Process, namespace: (u64, u64)) -> bool {
-    let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
     let mut search = Search::default();
-    while matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR)) {
+    while !ends_soon(init) {
         if !search.again(init, namespace) {
             return false;
         }
@@ -58,6 +57,22 @@ impl Search {
         self.unknown = if all_known { 0 } else { self.unknown + 1 };
         self.unknown <= PATIENCE
     }
+}
+
+/// Waits for the end of init, which has not been killed, but ends by itself since its program has ended: at most a second,
+/// for it may have been kept from that.
+pub(super) fn settle(init: &Process, namespace: (u64, u64)) {
+    for _ in 0..1000 / u32::from(SOON) {
+        if ends_soon(init) {
+            break;
+        }
+        end(init, namespace);
+    }
+}
+
+fn ends_soon(init: &Process) -> bool {
+    let mut fds = [PollFd::new(init.as_fd(), PollFlags::POLLIN)];
+    !matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR))
 }
 
 /// Kills what is in the namespace, and reaps what of that is the host's child and dead. No other process is touched: which

@@ -6,8 +6,9 @@ use core::mem::size_of;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use std::os::fd::RawFd;
 
-use super::{Errno, Fd, Result, arch, call, check, exit};
+use super::{Errno, Fd, Moment, Result, arch, call, check, exit};
 
 /// Stack of a child. The deepest path of `postfork` needs a sixth of it in a build without optimisation.
 const STACK: usize = 128 * 1024;
@@ -173,9 +174,21 @@ pub(crate) struct Told {
     /// 0 for none. The descriptor counts only with this: it is written first, also if there is no child then.
     pid: AtomicI32,
     pidfd: AtomicI32,
+    /// Not 0 if the child starts in the cgroup that it was to be in.
+    placed: AtomicI32,
 }
 
 impl Told {
+    /// The child's pidfd, for as long as there is a child that nobody has taken over.
+    pub(crate) fn pidfd(&self) -> RawFd {
+        self.pidfd.load(Acquire)
+    }
+
+    /// Whether the child has started in its cgroup. The child itself may ask.
+    pub(crate) fn placed(&self) -> bool {
+        self.placed.load(Relaxed) != 0
+    }
+
     /// Takes the child over, if there is one.
     pub(crate) fn take(&self) -> Option<Cloned> {
         let pid = self.pid.swap(0, Acquire);
@@ -183,7 +196,10 @@ impl Told {
     }
 }
 
-/// `struct clone_args` of clone3(2), as it was first (Linux 5.3).
+/// `CLONE_INTO_CGROUP`: libc has it too small.
+const INTO_CGROUP: u64 = 1 << 33;
+
+/// `struct clone_args` of clone3(2), as it is since Linux 5.7.
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -195,6 +211,9 @@ struct CloneArgs {
     stack: u64,
     stack_size: u64,
     tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
 }
 
 /// When a clone returns in the parent.
@@ -211,7 +230,7 @@ pub(crate) enum Return<'a> {
 ///
 /// The exit signal is 0, so that a child that never reaches exec sends no SIGCHLD. Where clone3(2) is not to be had
 /// (ENOSYS, as container engines' filters say; EPERM, as others do), clone(2) serves, which differs in that it tells the
-/// process id only when it returns.
+/// process id only when it returns, and knows no cgroup: then [`Told::placed`] says so.
 ///
 /// # Safety
 ///
@@ -220,6 +239,7 @@ pub(crate) enum Return<'a> {
 /// return. With [`Return::AtOnce`], the stack and the closure must stay until the word is 0, or the child is reaped.
 pub(crate) unsafe fn clone<F: Fn()>(
     flags: u64,
+    cgroup: Option<RawFd>,
     stack: Stack<'_>,
     returns: Return<'_>,
     told: &Told,
@@ -236,19 +256,22 @@ pub(crate) unsafe fn clone<F: Fn()>(
     let pidfd = told.pidfd.as_ptr() as usize;
     let closure = core::ptr::from_ref(child).cast_mut().cast::<c_void>();
     let args = CloneArgs {
-        flags: flags | libc::CLONE_PARENT_SETTID as u64,
+        flags: flags | libc::CLONE_PARENT_SETTID as u64 | if cgroup.is_some() { INTO_CGROUP } else { 0 },
         pidfd: pidfd as u64,
         child_tid: tid as u64,
         parent_tid: told.pid.as_ptr() as u64,
         stack: stack.bottom as u64,
         stack_size: STACK as u64,
+        cgroup: cgroup.unwrap_or(0) as u64,
         ..CloneArgs::default()
     };
+    told.placed.store(i32::from(cgroup.is_some()), Relaxed);
     let clone3 = [&raw const args as usize, size_of::<CloneArgs>(), 0, 0, 0];
     // SAFETY: `args` and `told` outlive the call, and the stack and the closure outlive the child's use of them: the
     // parent is suspended until then, or waits for the word. The caller vouches for the rest.
     let mut result = check(unsafe { arch::clone(libc::SYS_clone3, clone3, trampoline::<F>, closure) });
     if let Err(Errno(libc::ENOSYS | libc::EPERM)) = result {
+        told.placed.store(0, Relaxed);
         let clone = [flags as usize, stack.bottom + STACK, pidfd, tid, 0];
         // SAFETY: As above. clone(2) puts the pidfd where it would else put the process id.
         result = check(unsafe { arch::clone(libc::SYS_clone, clone, trampoline::<F>, closure) });
@@ -258,6 +281,23 @@ pub(crate) unsafe fn clone<F: Fn()>(
         word.store(0, Relaxed);
     }
     result.map(|pid| pid as libc::pid_t)
+}
+
+/// futex(2): waits until the word is 0, or until `deadline`: false.
+pub(crate) fn wait_for_zero_until(word: &AtomicU32, deadline: Moment) -> bool {
+    let until = deadline.timespec();
+    loop {
+        let value = word.load(Acquire);
+        if value == 0 {
+            return true;
+        }
+        let (op, all) = (libc::FUTEX_WAIT_BITSET as usize, u32::MAX as usize);
+        let args = [word.as_ptr() as usize, op, value as usize, &raw const until as usize, 0, all];
+        // SAFETY: The kernel reads the word and the time, which outlive the call.
+        if let Err(Errno(libc::ETIMEDOUT)) = unsafe { call(libc::SYS_futex, args) } {
+            return false;
+        }
+    }
 }
 
 /// futex(2): waits until the word is 0.

@@ -16,13 +16,16 @@ mod query;
 mod signals;
 mod strings;
 mod terminal;
+mod time;
 mod tree;
 
 use core::ffi::{CStr, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 pub(crate) use arch::AUDIT_ARCH;
-pub(crate) use clone::{Arena, Cloned, Return, STACKS, Sharing, Stack, Told, Words, clone, set_to_zero, wait_for_zero};
+pub(crate) use clone::{
+    Arena, Cloned, Return, STACKS, Sharing, Stack, Told, Words, clone, set_to_zero, wait_for_zero, wait_for_zero_until,
+};
 pub(crate) use confine::*;
 pub(crate) use fd::*;
 pub(crate) use image::{AgentData, agent_image, executable, init_image};
@@ -32,6 +35,7 @@ pub(crate) use query::*;
 pub(crate) use signals::*;
 pub(crate) use strings::CStringArray;
 pub(crate) use terminal::*;
+pub(crate) use time::*;
 pub(crate) use tree::*;
 
 /// The error number of a failed system call.

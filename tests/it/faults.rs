@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
-use belljar::{Command, Error, IdMap, Layer, Namespaces, Network, Rootfs, Sandbox, Seccomp, Stdio, Tmpfs};
+use belljar::{Command, Error, IdMap, Layer, Limits, Namespaces, Network, Rootfs, Sandbox, Seccomp, Stdio, Tmpfs};
 
 use crate::alone::alone;
 use crate::harness::{compile_static, mounts, open_fds, real, temp_dir};
 
 /// What steps are made of, and what the host does for a spawn.
-const CALLS: [c_long; 72] = [
+const CALLS: [c_long; 77] = [
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_fsopen,
@@ -94,6 +94,11 @@ const CALLS: [c_long; 72] = [
     libc::SYS_utimensat,
     libc::SYS_keyctl,
     libc::SYS_statx,
+    libc::SYS_clock_gettime,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
+    libc::SYS_timer_create,
+    libc::SYS_timer_settime,
 ];
 
 /// What the host does through libc. The rest of libc's calls are std's and the allocator's own.
@@ -381,6 +386,8 @@ fn may_succeed(hit: &Hit, errno: i32) -> bool {
         // A kernel, or a filter around the host process, that has no keyrings for the host has none for the program.
         (libc::SYS_keyctl, false) => errno == libc::EPERM,
         (libc::SYS_clone3, _) => errno == libc::EPERM,
+        // Init goes without the capability to signal all, and the report says so.
+        (libc::SYS_prctl | libc::SYS_capset, false) => errno == libc::EPERM,
         (libc::SYS_sched_setattr, _) => errno == libc::EPERM,
         _ => false,
     }
@@ -564,6 +571,15 @@ fn of_a_policy_with_layers_that_can_be_written_to() {
         }
         let root = Rootfs::layers([&site.path.join("root"), &above]).overlay(kept);
         site.case("layers", site.sandbox(root).symlink("/out", "/link").file("/etc/motd", "hello"), writes)
+    });
+}
+
+#[test]
+fn of_a_policy_with_a_wall_time() {
+    fail("faults::of_a_policy_with_a_wall_time", |site| {
+        let hour = std::time::Duration::from_secs(3600);
+        let limits = Limits::new().wall_time(hour).term_grace(hour).open_files(64);
+        site.case("wall time", site.sandbox(site.complete_root()).limits(limits), |_| ())
     });
 }
 

@@ -149,7 +149,7 @@ fn a_thread_keeps_its_errno_its_locals_and_its_signal_mask() {
             // The host's own calls may go through libc: nix writes 0 there before a sysconf(3). None of them fails.
             let planned = errno_after(&mut || drop(sandbox.command("/program").plan().unwrap()));
             assert!([0, UNTOUCHED].contains(&planned), "the plan alone leaves {planned}");
-            // No child adds to that, however it ends.
+            // No child adds to that, however it ends; on Linux 6.1 the host itself asks once more.
             let mut errors = Vec::new();
             let failed = errno_after(&mut || {
                 errors.extend(sandbox.command("/missing").spawn().err());
@@ -157,11 +157,13 @@ fn a_thread_keeps_its_errno_its_locals_and_its_signal_mask() {
             });
             let errors: Vec<_> = errors.iter().map(belljar::Error::raw_os_error).collect();
             assert_eq!(errors, [Some(libc::ENOENT), Some(libc::ENOTDIR)]);
-            assert_eq!(failed, planned, "children have failed with {errors:?}");
+            // Nor does the host, but for a poll(2) that a signal interrupts.
+            let harmless = [0, planned, libc::EINTR];
+            assert!(harmless.contains(&failed), "{failed}: children have failed with {errors:?}");
             let mut child = None;
             let started = errno_after(&mut || child = sandbox.command("/program").spawn().ok());
             assert!(child.is_some());
-            assert_eq!(started, planned);
+            assert!(harmless.contains(&started), "{started}");
             drop(child);
             assert_eq!((blocked(), LOCAL.get()), (before.clone(), [7; 64]));
         }

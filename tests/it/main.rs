@@ -10,6 +10,7 @@ mod async_host;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod capture;
+mod cgroup;
 mod changes;
 #[cfg(feature = "image")]
 mod commit;
@@ -45,6 +46,7 @@ mod killed;
 mod landlock;
 mod languages;
 mod lifecycle;
+mod limits;
 mod machine;
 mod misuse;
 mod mounts;
@@ -75,4 +77,5 @@ mod store_shared;
 mod threads;
 mod tidy;
 mod toolchains;
+mod wall_time;
 mod writes;

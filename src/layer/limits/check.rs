@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Limits;
-use crate::error::{Error, ErrorKind, Layer, Result};
+use crate::error::{Error, Layer, Result};
 
 /// What the kernel takes for a quota and a period of cpu.max: at least a millisecond, and no period above a second.
 const CPU_MIN: Duration = Duration::from_millis(1);
@@ -31,19 +31,7 @@ pub(crate) fn check(limits: &Limits) -> Result<()> {
     }
     check_times(limits)?;
     check_pairs(limits)?;
-    check_io(limits)?;
-    refuse_unmade(limits)
-}
-
-/// What is not carried out yet.
-fn refuse_unmade(limits: &Limits) -> Result<()> {
-    let rlimits = Limits { open_files: limits.open_files, file_size: limits.file_size, ..Limits::new() };
-    let rlimits = Limits { cpu_time: limits.cpu_time, rlimits: limits.rlimits.clone(), ..rlimits };
-    let made = Limits { output: limits.output, tmp_size: limits.tmp_size, ..rlimits };
-    match *limits == made {
-        true => Ok(()),
-        false => Err(Error::new(Layer::Limits, ErrorKind::Unsupported, "limits", "not made yet")),
-    }
+    check_io(limits)
 }
 
 fn check_times(limits: &Limits) -> Result<()> {

@@ -1,16 +1,24 @@
 //! Resource limits: the caller's value, and the rlimits that it comes to.
 
+mod cgroup;
 mod check;
 mod io;
+mod place;
+mod report;
 mod resource;
 mod rlimit;
 
 use std::time::Duration;
 
+use crate::plan::Wall;
+
+pub(crate) use cgroup::{AS_ROOT, Cgroup, DELEGATE};
 pub(crate) use check::check;
 pub use io::IoMax;
+pub(crate) use place::{Directory, Place};
+pub(crate) use report::told;
 pub use resource::Resource;
-pub(crate) use rlimit::lower;
+pub(crate) use rlimit::{Setting, last, lower};
 
 /// What a sandbox may use. A plain value: every setter takes it and returns it, never fails and touches nothing.
 ///
@@ -28,7 +36,7 @@ pub(crate) use rlimit::lower;
 ///
 /// # Examples
 ///
-/// ```no_run
+/// ```
 /// use std::time::Duration;
 /// use belljar::{Cause, Limits, Rootfs, Sandbox};
 ///
@@ -63,8 +71,13 @@ impl Limits {
         Self::default()
     }
 
+    /// How long the sandbox may take; `later` tells that this is counted from when an agent is told what to execute.
+    pub(crate) fn wall(&self, later: bool) -> Option<Wall> {
+        self.wall_time.map(|time| Wall { time, grace: self.term_grace, later })
+    }
+
     /// Sets how much memory all processes of the sandbox may have together, in bytes: what they allocate, the pages of
-    /// files that they read and write, and everything in the sandbox's tmpfs.
+    /// files that they read and write, and what they put into a tmpfs. What the policy itself puts there is not counted.
     ///
     /// When there is no more to reclaim the kernel kills them all, and the cause is
     /// [`OutOfMemory`](crate::Cause::OutOfMemory). Unless [`swap`](Limits::swap) is set, nothing is swapped: else the
@@ -91,18 +104,21 @@ impl Limits {
     /// Sets how many processes and threads may exist in the sandbox at a time, the program among them: at least 1.
     ///
     /// With a cgroup of version 2 that has the pids controller it binds every program. Else it is `RLIMIT_NPROC`, which
-    /// counts for each user in a user namespace since Linux 5.14, and binds neither the host's user 0 nor who has
-    /// `CAP_SYS_RESOURCE` or `CAP_SYS_ADMIN` there: where it would not bind, the start fails.
+    /// counts for each user in a user namespace since Linux 5.14, and does not bind the host's user 0: where it would not
+    /// bind, the start fails. With it, those that have started the program are counted for a moment.
     pub fn pids(mut self, count: u64) -> Self {
         self.pids = Some(count);
         self
     }
 
-    /// Sets how much processor time may be used; whoever has used it is killed, and if that ends the program the cause is
+    /// Sets how much processor time may be used. If that ends the program, the cause is
     /// [`CpuTime`](crate::Cause::CpuTime).
     ///
-    /// Each process by itself is held to it in any case, in whole seconds, rounded up (`RLIMIT_CPU`). With a cgroup of
-    /// version 2 all processes of the sandbox together are, for as long as somebody waits for the program.
+    /// Each process by itself is held to it in any case, in whole seconds, rounded up: it gets SIGXCPU, and a second later
+    /// SIGKILL (`RLIMIT_CPU`; the kernel counts by ticks there, and may be early on a busy virtual machine). With a cgroup
+    /// of version 2 all processes of the sandbox together are: they are killed as soon as somebody sees it who waits for the
+    /// program. Processes that a program has many of are bounded by [`pids`](Limits::pids), and all by
+    /// [`wall_time`](Limits::wall_time).
     pub fn cpu_time(mut self, time: Duration) -> Self {
         self.cpu_time = Some(time);
         self

@@ -1,9 +1,9 @@
 //! The limits of each process by itself: getrlimit(2).
 
-use super::{Limits, Resource};
-use crate::error::{Error, Layer, Result};
+use super::{AS_ROOT, Limits, Resource};
+use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::Step;
-use crate::sys;
+use crate::sys::{self, Errno};
 
 const MIB: u64 = 1 << 20;
 const NONE: u64 = libc::RLIM64_INFINITY;
@@ -40,8 +40,34 @@ struct Named {
     hard: u64,
 }
 
-pub(crate) fn lower(limits: &Limits, steps: &mut Vec<Step>) -> Result<()> {
-    let named = named(limits)?;
+/// What of the sandbox the limits depend on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    /// Whether it is for an agent that waits, which needs descriptors that its program may not have.
+    pub(crate) agent: bool,
+    /// Whether a cgroup holds the number of processes.
+    pub(crate) holds_pids: bool,
+    pub(crate) user_namespace: bool,
+    pub(crate) pid_namespace: bool,
+    /// The program's user, outside.
+    pub(crate) outside: u32,
+    /// Whether init has the same user.
+    pub(crate) same_as_init: bool,
+    /// Whether there is a /tmp of the sandbox's own.
+    pub(crate) own_tmp: bool,
+}
+
+pub(crate) fn lower(limits: &Limits, setting: &Setting, steps: &mut Vec<Step>) -> Result<()> {
+    if limits.tmp_size.is_some() && !setting.own_tmp {
+        let cause = "the sandbox has no /tmp of its own, but what the policy puts there";
+        return Err(Error::invalid(Layer::Limits, "tmp_size", cause));
+    }
+    if limits.wall_time.is_some() && !setting.pid_namespace {
+        let cause = "without Namespaces::PID there is no init that would end the sandbox when nobody waits";
+        return Err(Error::invalid(Layer::Limits, "wall_time", cause));
+    }
+    let mut named = named(limits, processes(limits, setting)?)?;
+    named.retain(|named| !setting.agent || named.resource != Resource::OpenFiles);
     steps.extend(DEFAULTS.map(|(name, resource, soft, hard)| {
         let asked = named.iter().find(|named| named.resource.name_and_number().1 == resource);
         let (soft, hard) = asked.map_or((soft, hard), |named| (named.soft, named.hard));
@@ -50,17 +76,62 @@ pub(crate) fn lower(limits: &Limits, steps: &mut Vec<Step>) -> Result<()> {
     Ok(())
 }
 
+/// What an agent takes upon itself when it executes its program.
+pub(crate) fn last(limits: &Limits) -> Result<Option<Step>> {
+    let named = named(limits, None)?.into_iter().find(|named| named.resource == Resource::OpenFiles);
+    Ok(named.map(Named::step))
+}
+
+/// The value of `RLIMIT_NPROC` where that has to hold the number of processes.
+fn processes(limits: &Limits, setting: &Setting) -> Result<Option<u64>> {
+    let named = limits.rlimits.iter().find(|(resource, soft, _)| *resource == Resource::Processes && *soft != NONE);
+    let named = named.map(|(resource, soft, hard)| Named { resource: *resource, soft: *soft, hard: *hard }.words());
+    let counted = limits.pids.filter(|_| !setting.holds_pids);
+    let Some(words) = counted.map(|count| format!("pids {count}")).or(named) else { return Ok(None) };
+    let unbound = |cause: &str| {
+        let hint = format!("use a cgroup of version 2: {AS_ROOT}; or map the program's user to another than root");
+        Error::new(Layer::Limits, ErrorKind::Unsupported, words.as_str(), cause).with_hint(hint)
+    };
+    if is_host_root(setting.outside) {
+        return Err(unbound("no cgroup with the pids controller, and RLIMIT_NPROC does not bind the host's user 0"));
+    }
+    if counted.is_some() && !setting.user_namespace {
+        let cause = "no cgroup with the pids controller, and without Namespaces::USER RLIMIT_NPROC counts all processes of \
+                     the user on this host";
+        return Err(unbound(cause));
+    }
+    // Init is one of that user's processes too.
+    let own = u64::from(setting.pid_namespace && setting.same_as_init);
+    Ok(counted.map(|count| count + own))
+}
+
+/// Whether this process's user is the host's user 0, which the kernel exempts (`INIT_USER`). In a user namespace, root may be
+/// anybody outside: proc_pid_uid_map(5).
+fn is_host_root(uid: u32) -> bool {
+    let text = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let outside = text.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().map(|field| field.parse::<u32>().ok());
+        let (inside, outside, count) = (fields.next()??, fields.next()??, fields.next()??);
+        Some(outside + uid.checked_sub(inside).filter(|offset| *offset < count)?)
+    });
+    outside.unwrap_or(uid) == 0
+}
+
 /// What the policy names, each once.
-fn named(limits: &Limits) -> Result<Vec<Named>> {
+fn named(limits: &Limits, processes: Option<u64>) -> Result<Vec<Named>> {
     let mut named: Vec<Named> = Vec::new();
-    // What has used its time is killed at once: both limits are the same.
+    // What has used its time gets SIGXCPU, by which its end is told from others, and if it goes on, SIGKILL a second later.
     let seconds = limits.cpu_time.map(|time| time.as_secs() + u64::from(time.subsec_nanos() != 0));
     let of_their_own = [
-        (Resource::OpenFiles, limits.open_files),
-        (Resource::FileSize, limits.file_size),
-        (Resource::CpuTime, seconds),
+        (Resource::OpenFiles, limits.open_files, 0),
+        (Resource::FileSize, limits.file_size, 0),
+        (Resource::CpuTime, seconds, 1),
+        (Resource::Processes, processes, 0),
     ];
-    let of_their_own = of_their_own.iter().filter_map(|(resource, value)| value.map(|v| (*resource, v, v)));
+    let of_their_own = of_their_own.iter().filter_map(|(resource, value, more)| {
+        let soft = (*value)?;
+        Some((*resource, soft, soft.saturating_add(*more)))
+    });
     for (resource, soft, hard) in of_their_own.chain(limits.rlimits.iter().copied()) {
         let limit = Named { resource, soft, hard };
         check(limit)?;
@@ -82,7 +153,8 @@ fn check(limit: Named) -> Result<()> {
         return Err(Error::invalid(Layer::Limits, words, cause).with_errno(libc::EINVAL));
     }
     // Nobody in a user namespace of its own may raise a hard limit, and without one only CAP_SYS_RESOURCE may.
-    let own = sys::hard_limit(number).unwrap_or(NONE);
+    let failed = |Errno(errno)| Error::os(Layer::Limits, limit.words(), errno);
+    let own = sys::hard_limit(number).map_err(failed)?;
     if hard > own {
         let cause = format!("the hard limit of this process is {own}, and can't be raised");
         return Err(Error::invalid(Layer::Limits, words, cause)
@@ -97,8 +169,12 @@ fn contradicts(limit: Named, earlier: Named) -> Error {
 }
 
 impl Named {
-    fn words(self) -> String {
+    fn step(self) -> Step {
         let (name, resource) = self.resource.name_and_number();
-        Step::Limit { name, resource, soft: self.soft, hard: self.hard }.to_string()
+        Step::Limit { name, resource, soft: self.soft, hard: self.hard }
+    }
+
+    fn words(self) -> String {
+        self.step().to_string()
     }
 }

@@ -157,9 +157,14 @@ pub(crate) fn lower(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> 
     Ok(())
 }
 
+/// Whether something is mounted in the place of what the sandbox would have there itself.
+pub(crate) fn replaces(mounts: &[Mount], path: &str) -> bool {
+    mounts.iter().any(|mount| mount.target() == Path::new(path))
+}
+
 /// /proc, /dev and /tmp, but for what the caller mounts at the same place.
 fn lower_kernel_files(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()> {
-    let replaced = |path: &str| setting.mounts.iter().any(|mount| mount.target() == Path::new(path));
+    let replaced = |path: &str| replaces(setting.mounts, path);
     if setting.pid_namespace && !replaced("/proc") {
         steps.push(Step::Proc { at: inside("/proc", InsideKind::Dir)? });
         for path in MASKED {

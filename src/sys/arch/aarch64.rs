@@ -83,12 +83,16 @@ pub(crate) fn trap() -> ! {
     unsafe { asm!("brk #1", options(noreturn)) }
 }
 
-/// The start and the end of init's code, position-independent, with no data and one descriptor: 0, the lifeline.
+/// The start and the end of init's code, position-independent, with no data and two descriptors: 0, the lifeline, and 2,
+/// a timer, if there is one.
 ///
 /// It waits for one byte, which says that the program runs as process 2; then it waits for the first of: the
-/// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. Every further
+/// end of process 2, the end of the lifeline, and the timer. It exits, and the kernel ends the cell. Every further
 /// byte on the lifeline is a signal, which it sends to all processes of the cell; but 0 means that the program was
 /// detached from its host: then the lifeline counts no more.
+///
+/// A timer with an interval sends SIGTERM to everything the first time, and only the second time is the end. The exit
+/// code is 1 if time was up before the program had ended, and else 0.
 ///
 /// With a second argument it stays dumpable: the caller may then write its id maps.
 pub(crate) fn init_code() -> (*const u8, *const u8) {
@@ -110,7 +114,9 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "mov x1, #0",
             "svc #0",
             "23:",
-            "sub sp, sp, #32",
+            "sub sp, sp, #64",
+            // Whether time was up.
+            "mov x19, #0",
             // Wait for the first byte: read(0, sp, 1), again after a signal (EINTR).
             "21:",
             "mov x8, #63",
@@ -128,15 +134,23 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "mov x1, #0",
             "svc #0",
             "tbnz x0, #63, 28f",
-            // struct pollfd { fd, events = POLLIN } [2] at sp: the program, then the lifeline.
+            // struct pollfd { fd, events = POLLIN } [3] at sp: the program, then the lifeline, then the timer.
             "mov w9, #1",
             "stp w0, w9, [sp]",
             "stp wzr, w9, [sp, #8]",
-            // ppoll(sp, 2, NULL, NULL, 0)
+            // fcntl(2, F_DUPFD, 3): negative if there is no timer, which ppoll(2) passes over.
+            "mov x8, #25",
+            "mov x0, #2",
+            "mov x1, #0",
+            "mov x2, #3",
+            "svc #0",
+            "mov w9, #1",
+            "stp w0, w9, [sp, #16]",
+            // ppoll(sp, 3, NULL, NULL, 0)
             "22:",
             "mov x8, #73",
             "mov x0, sp",
-            "mov x1, #2",
+            "mov x1, #3",
             "mov x2, #0",
             "mov x3, #0",
             "mov x4, #0",
@@ -146,31 +160,62 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "tbnz x0, #63, 28f",
             "ldrh w9, [sp, #6]",
             "cbnz w9, 28f",
+            "ldrh w9, [sp, #22]",
+            "cbnz w9, 24f",
             // The lifeline: a byte is a signal for all or, if it is 0, detaches; its end ends the cell.
             "mov x8, #63",
             "mov x0, #0",
-            "add x1, sp, #16",
+            "add x1, sp, #24",
             "mov x2, #1",
             "svc #0",
             "cmn x0, #4",
             "b.eq 22b",
             "cmp x0, #1",
             "b.ne 28f",
-            "ldrb w1, [sp, #16]",
-            "cbz w1, 24f",
+            "ldrb w1, [sp, #24]",
+            "cbz w1, 26f",
             // kill(-1, signal): everything in the PID namespace but init itself.
             "mov x8, #129",
             "mov x0, #-1",
             "svc #0",
             "b 22b",
-            "24:",
+            "26:",
             "mov w9, #-1",
             "str w9, [sp, #8]",
             "b 22b",
-            // exit_group(0)
+            // The timer: read(2, sp + 32, 8) for how many times it has expired; more than once, or once again, is the end.
+            "24:",
+            "mov x8, #63",
+            "mov x0, #2",
+            "add x1, sp, #32",
+            "mov x2, #8",
+            "svc #0",
+            "cmn x0, #4",
+            "b.eq 22b",
+            "mov x9, x19",
+            "mov x19, #1",
+            "cbnz x9, 28f",
+            "ldr x9, [sp, #32]",
+            "cmp x9, #1",
+            "b.ne 28f",
+            // timerfd_gettime(2, sp + 32): so is one without an interval, which comes first in the structure.
+            "mov x8, #87",
+            "mov x0, #2",
+            "add x1, sp, #32",
+            "svc #0",
+            "ldp x9, x10, [sp, #32]",
+            "orr x9, x9, x10",
+            "cbz x9, 28f",
+            // kill(-1, SIGTERM)
+            "mov x8, #129",
+            "mov x0, #-1",
+            "mov x1, #15",
+            "svc #0",
+            "b 22b",
+            // exit_group(x19)
             "28:",
             "mov x8, #94",
-            "mov x0, #0",
+            "mov x0, x19",
             "svc #0",
             "brk #1",
             "29:",

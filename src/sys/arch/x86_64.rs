@@ -85,12 +85,16 @@ pub(crate) fn trap() -> ! {
     unsafe { asm!("ud2", options(noreturn)) }
 }
 
-/// The start and the end of init's code, position-independent, with no data and one descriptor: 0, the lifeline.
+/// The start and the end of init's code, position-independent, with no data and two descriptors: 0, the lifeline, and 2,
+/// a timer, if there is one.
 ///
 /// It waits for one byte, which says that the program runs as process 2; then it waits for the first of: the
-/// end of process 2, and the end of the lifeline. Either way it exits, and the kernel ends the cell. Every further
+/// end of process 2, the end of the lifeline, and the timer. It exits, and the kernel ends the cell. Every further
 /// byte on the lifeline is a signal, which it sends to all processes of the cell; but 0 means that the program was
 /// detached from its host: then the lifeline counts no more.
+///
+/// A timer with an interval sends SIGTERM to everything the first time, and only the second time is the end. The exit
+/// code is 1 if time was up before the program had ended, and else 0.
 ///
 /// With a second argument it stays dumpable: the caller may then write its id maps.
 pub(crate) fn init_code() -> (*const u8, *const u8) {
@@ -111,7 +115,9 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "xor esi, esi",
             "syscall",
             "23:",
-            "sub rsp, 32",
+            "sub rsp, 64",
+            // Whether time was up.
+            "xor ebx, ebx",
             // Wait for the first byte: read(0, rsp, 1), again after a signal (EINTR).
             "21:",
             "xor eax, eax",
@@ -130,16 +136,24 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "syscall",
             "test eax, eax",
             "js 28f",
-            // struct pollfd { fd, events = POLLIN } [2] at rsp: the program, then the lifeline.
+            // struct pollfd { fd, events = POLLIN } [3] at rsp: the program, then the lifeline, then the timer.
             "mov dword ptr [rsp], eax",
             "mov dword ptr [rsp + 4], 1",
             "mov dword ptr [rsp + 8], 0",
             "mov dword ptr [rsp + 12], 1",
-            // poll(rsp, 2, -1)
+            // fcntl(2, F_DUPFD, 3): negative if there is no timer, which poll(2) passes over.
+            "mov eax, 72",
+            "mov edi, 2",
+            "xor esi, esi",
+            "mov edx, 3",
+            "syscall",
+            "mov dword ptr [rsp + 16], eax",
+            "mov dword ptr [rsp + 20], 1",
+            // poll(rsp, 3, -1)
             "22:",
             "mov eax, 7",
             "mov rdi, rsp",
-            "mov esi, 2",
+            "mov esi, 3",
             "mov edx, -1",
             "syscall",
             "cmp rax, -4",
@@ -148,31 +162,62 @@ pub(crate) fn init_code() -> (*const u8, *const u8) {
             "js 28f",
             "cmp word ptr [rsp + 6], 0",
             "jne 28f",
+            "cmp word ptr [rsp + 22], 0",
+            "jne 24f",
             // The lifeline: a byte is a signal for all or, if it is 0, detaches; its end ends the cell.
             "xor eax, eax",
             "xor edi, edi",
-            "lea rsi, [rsp + 16]",
+            "lea rsi, [rsp + 24]",
             "mov edx, 1",
             "syscall",
             "cmp rax, -4",
             "je 22b",
             "cmp rax, 1",
             "jne 28f",
-            "movzx esi, byte ptr [rsp + 16]",
+            "movzx esi, byte ptr [rsp + 24]",
             "test esi, esi",
-            "jz 24f",
+            "jz 26f",
             // kill(-1, signal): everything in the PID namespace but init itself.
             "mov eax, 62",
             "mov rdi, -1",
             "syscall",
             "jmp 22b",
-            "24:",
+            "26:",
             "mov dword ptr [rsp + 8], -1",
             "jmp 22b",
-            // exit_group(0)
+            // The timer: read(2, rsp + 32, 8) for how many times it has expired; more than once, or once again, is the
+            // end.
+            "24:",
+            "xor eax, eax",
+            "mov edi, 2",
+            "lea rsi, [rsp + 32]",
+            "mov edx, 8",
+            "syscall",
+            "cmp rax, -4",
+            "je 22b",
+            "test ebx, ebx",
+            "mov ebx, 1",
+            "jnz 28f",
+            "cmp qword ptr [rsp + 32], 1",
+            "jne 28f",
+            // timerfd_gettime(2, rsp + 32): so is one without an interval, which comes first in the structure.
+            "mov eax, 287",
+            "mov edi, 2",
+            "lea rsi, [rsp + 32]",
+            "syscall",
+            "mov rax, qword ptr [rsp + 32]",
+            "or rax, qword ptr [rsp + 40]",
+            "jz 28f",
+            // kill(-1, SIGTERM)
+            "mov eax, 62",
+            "mov rdi, -1",
+            "mov esi, 15",
+            "syscall",
+            "jmp 22b",
+            // exit_group(ebx)
             "28:",
             "mov eax, 231",
-            "xor edi, edi",
+            "mov edi, ebx",
             "syscall",
             "ud2",
             "29:",

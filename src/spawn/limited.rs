@@ -1,0 +1,222 @@
+//! Holding a running sandbox to its limits, and telling which of them it has met.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::leaf::{CpuTime, Leaf};
+use super::{Cell, Process, above_streams, diagnosis};
+use crate::error::{Error, ErrorKind, Layer, Result};
+use crate::outcome::{Cause, Usage, UsageSource};
+use crate::plan::{Plan, Step, Wall};
+use crate::postfork::{Bounds, Reports};
+use crate::sys::{self, Errno, Moment};
+
+/// What holds a sandbox to its limits.
+#[derive(Debug, Default)]
+pub(crate) struct Limited {
+    clock: Option<Clock>,
+    leaf: Option<Arc<Leaf>>,
+    cpu_time: Option<Duration>,
+    /// What had been used before the program was started.
+    before: CpuTime,
+    ended_for_cpu_time: bool,
+}
+
+/// The wall time.
+#[derive(Debug)]
+struct Clock {
+    wall: Wall,
+    timer: OwnedFd,
+    ends: Option<Instant>,
+    /// The same on the kernel's clock.
+    moment: Option<Moment>,
+}
+
+impl Limited {
+    /// Makes what the plan asks for: the timer, which counts from `started` on, and the cgroup.
+    pub(super) fn new(plan: &Plan, started: Instant) -> Result<Self> {
+        let clock = plan.bounds.wall.map(|wall| Clock::new(wall, started)).transpose()?;
+        let leaf = Leaf::make(plan)?.map(Arc::new);
+        Ok(Self { clock, leaf, cpu_time: plan.bounds.cpu_time, ..Self::default() })
+    }
+
+    /// What the children of the start get of it.
+    pub(super) fn bounds(&self) -> Bounds {
+        let clock = self.clock.as_ref();
+        Bounds {
+            timer: clock.map(|clock| clock.timer.as_raw_fd()),
+            cgroup: self.leaf.as_ref().map(|leaf| leaf.number()),
+            deadline: clock.filter(|clock| !clock.wall.later).and_then(|clock| clock.moment),
+        }
+    }
+
+    /// The cgroup, to be removed when nothing runs in it.
+    pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
+        self.leaf.as_ref()
+    }
+
+    /// Starts to count what an agent has waited with.
+    pub(crate) fn begin(&mut self, started: Instant) -> Result<()> {
+        self.before = self.leaf.as_ref().and_then(|leaf| leaf.cpu_time()).unwrap_or_default();
+        self.clock.as_mut().map_or(Ok(()), |clock| clock.arm(started))
+    }
+
+    /// When to look at the processor time again, if somebody has to.
+    pub(crate) fn next_look(&self) -> Option<Duration> {
+        let left = self.cpu_time?.saturating_sub(self.used()?);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Some((left / processors as u32).clamp(Duration::from_millis(2), Duration::from_secs(1)))
+    }
+
+    /// Kills the group if all its processes together have used their time. True if they have.
+    pub(crate) fn end_for_cpu_time(&mut self) -> bool {
+        let over = self.cpu_time.zip(self.used()).is_some_and(|(limit, used)| used >= limit);
+        if let Some(leaf) = self.leaf.as_ref().filter(|_| over) {
+            self.ended_for_cpu_time = true;
+            leaf.kill();
+        }
+        over
+    }
+
+    /// The processor time of all processes. None where nobody counts them.
+    fn used(&self) -> Option<Duration> {
+        Some(self.leaf.as_ref()?.cpu_time()?.total.saturating_sub(self.before.total))
+    }
+
+    /// The time that a program itself has used, if that may have ended it.
+    pub(crate) fn own_time(&self, program: &Process, options: i32) -> Option<Duration> {
+        self.cpu_time.and_then(|_| program.own_time(options))
+    }
+
+    /// Which limit has ended a program that ended so, if one has.
+    pub(crate) fn cause(&self, status: ExitStatus, own_time: Duration, cell: Option<&Cell>) -> Option<Cause> {
+        let killed = status.signal() == Some(libc::SIGKILL);
+        let asked = self.clock.as_ref().is_some_and(|clock| clock.wall.grace.is_some());
+        let over = self.clock.as_ref().is_some_and(Clock::is_over);
+        if over && (killed || asked) && cell.is_some_and(Cell::ran_out_of_time) {
+            return Some(Cause::TimedOut);
+        }
+        if killed && self.leaf.as_ref().is_some_and(|leaf| leaf.ran_out_of_memory()) {
+            return Some(Cause::OutOfMemory);
+        }
+        // The kernel goes by whole ticks there, which on a busy virtual machine come to more than what it tells in the end.
+        let half = |limit| own_time * 2 >= limit;
+        let by_kernel = match status.signal() {
+            Some(libc::SIGXCPU) => self.cpu_time.is_some(),
+            Some(libc::SIGKILL) => self.cpu_time.is_some_and(half),
+            _ => false,
+        };
+        (by_kernel || (killed && self.ended_for_cpu_time)).then_some(Cause::CpuTime)
+    }
+
+    /// What the kernel has counted for the whole group, where there is one.
+    pub(crate) fn usage(&self, usage: Usage) -> Usage {
+        let Some(leaf) = &self.leaf else { return usage };
+        let mut usage = usage;
+        if let Some(time) = leaf.cpu_time() {
+            usage.user_time = time.user.saturating_sub(self.before.user);
+            usage.system_time = time.system.saturating_sub(self.before.system);
+            usage.time_source = UsageSource::Cgroup;
+        }
+        if let Some(peak) = leaf.peak_memory() {
+            usage.peak_memory = Some((peak, UsageSource::Cgroup));
+        }
+        usage
+    }
+
+    /// Kills what is in the group, if there is one: all of the sandbox but init.
+    pub(crate) fn kill(&self) {
+        if let Some(leaf) = &self.leaf {
+            leaf.kill();
+        }
+    }
+
+    /// Lets go of the group, which is removed when the last process has ended.
+    pub(crate) fn release(&mut self) {
+        self.leaf = None;
+    }
+
+    /// Lets the sandbox run on without this process.
+    pub(crate) fn leave(&mut self) {
+        if let Some(leaf) = self.leaf.take() {
+            leaf.leave();
+        }
+    }
+}
+
+impl Clock {
+    fn new(wall: Wall, started: Instant) -> Result<Self> {
+        let step = Step::Timer { time: wall.time, grace: wall.grace };
+        let failed = |Errno(errno)| Error::os(Layer::Limits, step.to_string(), errno);
+        let timer = above_streams(sys::timer().map_err(failed)?.into())?;
+        let mut clock = Self { wall, timer, ends: None, moment: None };
+        if !wall.later {
+            clock.arm(started)?;
+        }
+        Ok(clock)
+    }
+
+    fn arm(&mut self, started: Instant) -> Result<()> {
+        let step = Step::Timer { time: self.wall.time, grace: self.wall.grace };
+        let failed = |Errno(errno)| Error::os(Layer::Limits, step.to_string(), errno);
+        self.ends = started.checked_add(self.wall.time);
+        self.moment = moment(started, self.wall.time).map_err(failed)?;
+        // What is too far ahead to be told never comes.
+        let Some(moment) = self.moment else { return Ok(()) };
+        sys::arm(self.timer.as_fd(), moment, self.wall.grace.unwrap_or_default()).map_err(failed)
+    }
+
+    fn is_over(&self) -> bool {
+        self.ends.is_some_and(|ends| Instant::now() >= ends)
+    }
+}
+
+/// The end of `time` from `started` on, on the kernel's clock. [`Instant`] is of the same, but does not tell.
+fn moment(started: Instant, time: Duration) -> sys::Result<Option<Moment>> {
+    // In this order: rather late than early, since a program that was ended before the time is told to have been killed.
+    let left = time.saturating_sub(started.elapsed());
+    Ok(Moment::now()?.after(left))
+}
+
+/// The error of a start whose time was up.
+fn too_late(wall: Wall, step: Option<&Step>) -> Error {
+    let words = Step::Timer { time: wall.time, grace: wall.grace }.to_string();
+    let during = step.map_or_else(String::new, |step| format!(", at \"{}: {step}\"", step.layer()));
+    let cause = format!("the time was up while the sandbox was set up{during}");
+    let error = Error::new(Layer::Limits, ErrorKind::Os, words, cause).with_errno(libc::ETIMEDOUT);
+    let path = step.and_then(|step| step.path(crate::plan::Operand::Source));
+    path.into_iter().fold(error, Error::with_path)
+}
+
+impl Limited {
+    /// Fails where the time is up already.
+    pub(super) fn check(&self) -> Result<()> {
+        match &self.clock {
+            Some(clock) if clock.is_over() && !clock.wall.later => Err(too_late(clock.wall, None)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Names the limit behind an error of the start.
+    pub(super) fn explain(&self, plan: &Plan, reports: &Reports, error: Error) -> Error {
+        let errno = error.raw_os_error().unwrap_or_default();
+        // A process that the timer has killed has no error number; that of init is the cell's word.
+        let late = self.clock.as_ref().filter(|clock| clock.is_over() && matches!(errno, 0 | libc::ETIMEDOUT));
+        if let Some(clock) = late {
+            let mut steps = [&reports.program, &reports.init].into_iter().map(|report| plan.steps.get(report.step()));
+            return too_late(clock.wall, steps.find_map(|step| step));
+        }
+        let clone = plan.steps.get(plan.program.clone).map(Step::to_string).unwrap_or_default();
+        let entering = [clone, Step::EnterCgroup.to_string()].iter().any(|step| step == error.step());
+        match &self.leaf {
+            Some(_) if entering => super::leaf::entry_failed(error, errno),
+            Some(leaf) if errno == libc::ENOMEM || leaf.ran_out_of_memory() => {
+                error.with_hint(diagnosis::MEMORY_TOO_SMALL)
+            }
+            _ => error,
+        }
+    }
+}
