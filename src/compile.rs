@@ -29,7 +29,7 @@ use crate::layer::seccomp::Seccomp;
 use crate::layer::{
     capabilities, exec, fds, ids, inherit, landlock, limits, mount, namespaces, network, process, seccomp,
 };
-use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Order, Plan, Step, attr};
+use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
 use crate::sys::CStringArray;
@@ -241,7 +241,7 @@ impl<'a> Resolved<'a> {
         // An interface needs the capabilities that are left at the start.
         network::lower(self.network, self.has(Namespaces::NET), steps)?;
         // A session first: it takes the controlling terminal away.
-        if !self.inherits(Inherit::SESSION) {
+        if !self.has_init() && !self.inherits(Inherit::SESSION) {
             process::lower_session(steps);
         }
         // A terminal as soon as there is a session to control.
@@ -254,7 +254,7 @@ impl<'a> Resolved<'a> {
         if !self.has_init() {
             self.lower_inherited(steps);
         }
-        if (!self.has_init() || !self.seals_proc()) && !self.inherits(Inherit::OOM_SCORE) {
+        if !self.has_init() && !self.inherits(Inherit::OOM_SCORE) {
             process::lower_oom_score(steps);
         }
         self.lower_state(command, steps)?;
@@ -390,12 +390,10 @@ impl<'a> Resolved<'a> {
     /// A cell, whose init builds the root, and the program in it.
     fn arrange_cell(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
         let net = self.has(Namespaces::NET);
-        if net {
-            // Init too, or /proc/1/net would show the host's. Late: by then it is made. Before the root is another, in
-            // whose /proc the cell, which has it to pass, is not.
-            let last = inside.iter().position(|step| matches!(step, Step::Pivot)).unwrap_or(inside.len());
-            inside.insert(last, Step::JoinNetwork);
-        }
+        // Init too, or /proc/1/net would show the host's. Late: by then it is made. Before the root is another, in whose
+        // /proc the program, which has it to pass, is not: it is there by then, so pivot_root(2) changes its root as well.
+        let last = inside.iter().position(|step| matches!(step, Step::Pivot)).unwrap_or(inside.len());
+        inside.insert(last, if net { Step::JoinNetwork } else { Step::AwaitReady });
         inside.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME | self.made_by_program();
         let first = self.own - later;
@@ -403,21 +401,18 @@ impl<'a> Resolved<'a> {
             true => plan.push(self.clone("cell", Namespaces::empty())),
             false => plan.push(self.clone("cell", first)),
         };
-        let mut body = Vec::new();
-        if self.seals_proc() && !self.inherits(Inherit::OOM_SCORE) {
-            // Inherited, since nobody can write to the /proc inside. Before init is there, with which the root changes.
-            process::lower_oom_score(&mut body);
-        }
-        body.extend(self.lower_entry());
+        let mut body = self.lower_entry();
         let with_holder = if self.holder() { first - Namespaces::USER } else { Namespaces::empty() };
         body.extend(unshare(with_holder | Namespaces::PID));
         let body = plan.extend(body);
         let clone_init = plan.push(Step::Clone { process: "init", namespaces: 0, memory: Memory::Shared });
         let init = Launch { clone: clone_init, body: plan.extend(inside) };
         let meanwhile = plan.extend(self.lower_meanwhile(net));
-        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile, order: Order::InitFirst });
+        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
-        plan.program = Launch { clone, body: plan.extend(self.lower_start().into_iter().chain(program)) };
+        let mut start = self.lower_before(net);
+        start.extend(program);
+        plan.program = Launch { clone, body: plan.extend(start) };
     }
 
     /// What the cell does while init takes its steps.
@@ -425,9 +420,29 @@ impl<'a> Resolved<'a> {
         // The network namespace takes longer to make than all others together: meanwhile, the root is built.
         let network = if makes_network { self.own & Namespaces::NET } else { Namespaces::empty() };
         let mut steps: Vec<Step> = unshare(network).into_iter().collect();
-        steps.extend(makes_network.then_some(Step::PassNetwork));
         steps.extend(unshare(self.own & Namespaces::TIME));
         self.lower_inherited(&mut steps);
+        steps
+    }
+
+    /// What the program does before all else: a session first, since no signal to the host's group reaches it then.
+    fn lower_first(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if !self.inherits(Inherit::SESSION) {
+            process::lower_session(&mut steps);
+        }
+        steps.extend(self.lower_start());
+        if !self.inherits(Inherit::OOM_SCORE) {
+            process::lower_oom_score(&mut steps);
+        }
+        steps
+    }
+
+    /// What the program does while init builds the root: it has a table of descriptors of its own, unlike the cell, and the
+    /// host's /proc still, which it can write to.
+    fn lower_before(&self, makes_network: bool) -> Vec<Step> {
+        let mut steps = self.lower_first();
+        steps.extend([if makes_network { Step::PassNetwork } else { Step::Ready }, Step::AwaitInit]);
         steps
     }
 
@@ -448,7 +463,7 @@ impl<'a> Resolved<'a> {
         if !body.is_empty() {
             let clone = plan.push(self.clone("cell", Namespaces::empty()));
             let body = plan.extend(body);
-            plan.cell = Some(Cell { clone, body, init: None, meanwhile: 0..0, order: Order::InitFirst });
+            plan.cell = Some(Cell { clone, body, init: None, meanwhile: 0..0 });
         }
         let clone = plan.push(match plan.cell {
             Some(_) => clone_in_cell(self.own, made),

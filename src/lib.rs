@@ -130,18 +130,19 @@
 //!
 //! host thread ──clone(VM|VFORK|FILES|NEW*)──▶ cell ──clone(VM|PARENT)────────▶ init: id maps, root, pivot ─▶ exec, process 1
 //!                                             │ meanwhile: the network namespace
-//!                                             └───clone(VM|VFORK|PARENT)──▶ program: steps ─▶ exec, process 2
+//!                                             └───clone(VM|VFORK|PARENT)──▶ program: awaits init, steps ─▶ exec, process 2
 //! ```
 //!
 //! - Children share the host's memory until they exec, as with vfork(2): a start costs the same in a host of any size.
 //!   Between clone and exec nothing allocates, locks or panics. Where a child has to change its ids, the cell gets a copy
 //!   instead: in shared memory, that would clear the host's dumpable flag and open its memory to the new id.
-//! - The cell shares the host's table of descriptors and leaves nothing there but the pidfds of the two others; it clones
+//! - The cell shares the host's table of descriptors, and opens nothing, so that nothing stays open in the host if somebody
+//!   kills it; what needs files is left to the two others. It leaves nothing in the table but their pidfds: it clones
 //!   them as its own siblings (`CLONE_PARENT`) and ends. So both are the host's own children, and the status and usage
 //!   that waitid(2) gives for the program are the kernel's. The program is not process 1, so that signals do inside what
 //!   they do outside.
 //! - A network namespace takes longer to make than all the others together. The cell makes it while init builds the
-//!   root on another processor, and passes it to init.
+//!   root on another processor; the program passes it to init, and waits for the root.
 //! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities, with one
 //!   descriptor: the *lifeline*, whose other end the handle holds; and others that hold a lock, where changes are kept
 //!   in a directory and where there is a cgroup. It exits when the program has ended or the lifeline

@@ -82,16 +82,6 @@ pub(crate) struct Cell {
     pub(crate) init: Option<Launch>,
     /// What it does at the same time.
     pub(crate) meanwhile: Range<usize>,
-    pub(crate) order: Order,
-}
-
-/// Whom the program waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Init, which builds the root.
-    InitFirst,
-    /// Nobody at first: it builds its own part of the root, while init is executed. Then init.
-    Together,
 }
 
 /// How one process is started, as ranges of [`Plan::steps`].

@@ -16,8 +16,7 @@ use crate::layer::fds::Stdio;
 use crate::layer::ids::{self, Writer};
 use crate::layer::namespaces::{self, Namespaces};
 use crate::layer::network::Network;
-use crate::layer::process;
-use crate::plan::{Cell, Inside, Launch, Memory, Networks, Order, Plan, Step, Template, Upper, attr, os};
+use crate::plan::{Cell, Inside, Launch, Memory, Networks, Plan, Step, Template, Upper, attr, os};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
 use crate::spawn::make_template;
@@ -108,38 +107,39 @@ impl Resolved<'_> {
         let makes = self.has(Namespaces::NET) && !joins;
         let clone = plan.push(self.clone("cell", Namespaces::empty()));
         let mut body = Vec::new();
-        if self.seals_proc() {
-            process::lower_oom_score(&mut body);
-        }
         // The groups of root's while it is root: setgroups is denied inside.
         if self.caller.in_groups && self.caller.sets_groups() {
             body.push(Step::DropGroups);
         }
         body.push(Step::EnterTemplate { network: joins });
         body.extend(unshare(self.own - Namespaces::NET - Namespaces::TIME - self.made_by_program()));
-        self.ids.write_nested(&mut body);
         namespaces::lower_names(self.own, self.sandbox.hostname.as_deref(), &mut body)?;
         let body = plan.extend(body);
         let clone_init = plan.push(Step::Clone { process: "init", namespaces: 0, memory: Memory::Shared });
         let mut init = Vec::new();
+        self.ids.write_nested(&mut init);
         let mut private = template.private.clone();
+        let mut start = self.lower_first();
         if makes {
             // As long as the namespace takes, init builds the root.
             init.append(&mut private);
             init.push(Step::JoinNetwork);
+            start = self.lower_before(makes);
         } else {
+            init.push(Step::Ready);
+            // What it mounts needs its ids. It builds its own part of the root, while init is executed.
+            start.push(Step::AwaitReady);
             // Till then init has the host's memory, and the program sees it as process 1.
             private.push(Step::AwaitInit);
         }
         init.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
-        private.append(&mut program);
-        private.splice(0..0, self.lower_start());
+        start.append(&mut private);
+        start.append(&mut program);
         let init = Launch { clone: clone_init, body: plan.extend(init) };
         let meanwhile = plan.extend(self.lower_meanwhile(makes));
-        let order = if makes { Order::InitFirst } else { Order::Together };
-        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile, order });
+        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
-        plan.program = Launch { clone, body: plan.extend(private) };
+        plan.program = Launch { clone, body: plan.extend(start) };
         Ok((plan, report))
     }
 }

@@ -42,13 +42,16 @@ pub(super) fn is_of_policy(step: &Step) -> bool {
         Step::Setsid
             | Step::Signals
             | Step::OomScore { .. }
+            | Step::Ready
+            | Step::AwaitReady
+            | Step::AwaitInit
+            | Step::PassNetwork
             | Step::Nice
             | Step::IoPriority
             | Step::Affinity
             | Step::Personality
             | Step::TimerSlack { .. }
             | Step::LoopbackUp
-            | Step::AwaitInit
     );
     !streams && !command && !worn && !bounds && !root
 }

@@ -78,9 +78,15 @@ pub(crate) enum Step {
     Unshare {
         namespaces: u64,
     },
+    /// Lets the other of init and the program go on.
+    Ready,
+    /// Waits until the other is ready.
+    AwaitReady,
+    /// Waits until init is executed: then the root is built.
+    AwaitInit,
     /// Hands the network namespace to init.
     PassNetwork,
-    /// Joins the network namespace that the cell has made meanwhile.
+    /// Joins the network namespace that the cell has made meanwhile, when the program passes it.
     JoinNetwork,
     /// Brings the loopback interface up.
     LoopbackUp,
@@ -168,8 +174,6 @@ pub(crate) enum Step {
     TakeUp,
     /// Covers the /proc that is kept.
     CoverProc,
-    /// Waits until init has been executed.
-    AwaitInit,
     /// Binds what is kept; `source` is where it comes from, if that is the host.
     Attach {
         source: Option<HostPath>,
@@ -395,6 +399,7 @@ impl Step {
         match self {
             Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
             Step::EnterOwner | Step::EnterTemplate { .. } | Step::HandOver => Layer::Namespaces,
+            Step::Ready | Step::AwaitReady | Step::AwaitInit => Layer::Process,
             Step::EndHolder | Step::NoUserNamespaces | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
@@ -429,7 +434,6 @@ impl Step {
             | Step::TimerSlack { .. }
             | Step::Umask { .. }
             | Step::Chdir { .. }
-            | Step::AwaitInit
             | Step::Signals => Layer::Process,
             Step::LandlockRuleset { .. }
             | Step::LandlockPath { .. }

@@ -122,6 +122,9 @@ impl fmt::Display for Step {
             Step::HandOverNetwork => f.write_str("hand over net"),
             Step::EndHolder => f.write_str("kill holder"),
             Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
+            Step::Ready => f.write_str("ready"),
+            Step::AwaitReady => f.write_str("wait until the other is ready"),
+            Step::AwaitInit => f.write_str("wait for init"),
             Step::PassNetwork => f.write_str("pass net to init"),
             Step::JoinNetwork => f.write_str("setns net"),
             Step::LoopbackUp => f.write_str("lo up"),
@@ -161,7 +164,6 @@ impl fmt::Display for Step {
             Step::Keep => f.write_str("keep what starts take"),
             Step::TakeUp => f.write_str("take up what the template keeps"),
             Step::CoverProc => f.write_str("cover the template's /proc"),
-            Step::AwaitInit => f.write_str("wait for init"),
             Step::Tmpfs { at, size, inodes, mode, .. } => {
                 write!(f, "tmpfs {at} {} mode={}", Bounds(size, inodes), Escaped(mode.to_bytes()))
             }

@@ -2,10 +2,10 @@
 
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use super::Bounds;
-use crate::sys::{self, Fd, MountRoot};
+use crate::sys::{self, Fd, MountRoot, Stat};
 
 /// What the children of one spawn get besides the plan.
 #[derive(Debug)]
@@ -59,10 +59,21 @@ impl Default for Context<'_> {
 impl Context<'_> {
     /// Opens a file of the host's /proc.
     pub(super) fn open_proc(&self, path: &CStr, flags: c_int, resolve: u64) -> sys::Result<Fd> {
+        let (dir, path) = self.in_proc(path);
+        sys::openat2(dir, path, flags, 0, resolve)
+    }
+
+    /// Tells which file it is that a file of the host's /proc leads to.
+    pub(super) fn stat_proc(&self, path: &CStr) -> sys::Result<Stat> {
+        let (dir, path) = self.in_proc(path);
+        sys::stat_at(dir, path)
+    }
+
+    fn in_proc<'p>(&self, path: &'p CStr) -> (BorrowedFd<'_>, &'p CStr) {
         let within = path.to_bytes_with_nul().strip_prefix(b"/proc/").map(CStr::from_bytes_with_nul);
         match (self.proc, within) {
-            (0.., Some(Ok(within))) => sys::openat2(sys::borrow(self.proc), within, flags, 0, resolve),
-            _ => sys::openat2(sys::CWD, path, flags, 0, resolve),
+            (0.., Some(Ok(within))) => (sys::borrow(self.proc), within),
+            _ => (sys::CWD, path),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) use bounds::Bounds;
 pub(crate) use context::{Context, Writable};
 pub(crate) use report::{Report, Reports};
 
-use crate::plan::{Cell, Fault, Lack, Launch, Memory, Operand, Order, Plan, Step};
+use crate::plan::{Cell, Fault, Lack, Launch, Memory, Operand, Plan, Step};
 use crate::sys::{self, Errno, Fd, Return, Told};
 
 /// How much of a program that can't be executed is handed to the parent, which tells the reason from it.
@@ -56,8 +56,9 @@ pub(crate) struct Children<'a> {
 impl<'a> Children<'a> {
     /// Clones the cell; returns when it has ended.
     ///
-    /// It shares the host's descriptor table, since it leaves nothing there but what it hands over: a copy would be
-    /// paid for by every open file.
+    /// It shares the host's descriptor table: a copy would be paid for by every open file. So it opens nothing, or what
+    /// was open when somebody kills it would stay open in the host. What the kernel opens for it are the pidfds of those
+    /// that it clones, and it tells the host of them in the same call ([`Told`]).
     pub(crate) fn clone_cell(self, cell: &Cell, told: &Told) -> sys::Result<libc::pid_t> {
         let body = || self.run_cell(cell);
         let [stack, ..] = self.stacks;
@@ -73,19 +74,18 @@ impl<'a> Children<'a> {
 
     /// The body of the cell.
     fn run_cell(self, cell: &Cell) {
-        let Reports { cell: report, init: init_report, .. } = self.reports;
+        let Reports { cell: report, init: init_report, program, .. } = self.reports;
         self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
         // Init uses it, and the rest of this memory, until it is executed.
         let body = || self.run(cell.init.as_ref().map_or(0..0, |init| init.body.clone()), init_report);
         if let Some(init) = &cell.init {
             self.start_init(init, &body, cell.meanwhile.clone());
-            if cell.order == Order::InitFirst {
-                self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
-                self.end_if_failed(init_report);
-            }
         }
         self.start_program();
         if cell.init.is_some() {
+            if !program.executes(&self.plan.program) {
+                self.let_init_end();
+            }
             self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
         }
         sys::exit(0)
@@ -93,40 +93,45 @@ impl<'a> Children<'a> {
 
     /// Clones init, which takes its steps while the cell goes on: most machines have two processors.
     fn start_init<F: Fn()>(self, init: &Launch, body: &F, meanwhile: Range<usize>) {
-        let Reports { cell: report, init: init_report, init_sets_up, .. } = self.reports;
+        let Reports { cell: report, init: init_report, init_sets_up, not_ready, .. } = self.reports;
         let [_, stack, _] = self.stacks;
         report.at(init.clone);
+        not_ready.store(1, Relaxed);
         let returns = Return::AtOnce(init_sets_up);
         let cloned = self.clone(init.clone, libc::CLONE_PARENT as u64, stack, returns, &init_report.process, body);
         let pid = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
         // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
         // places to go, unless this is the only one.
         let _ = sys::keep_off_this_processor(pid);
-        let noted = self.reports.note_pid_namespace(self.context);
-        if let Err(fault) = noted.and_then(|()| self.take(meanwhile, report)) {
-            // Init may wait for what the cell was to pass, and uses its memory until it is executed.
-            let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
-            let _ = self.wait_for_init();
+        self.reports.note_pid_namespace(self.context);
+        if let Err(fault) = self.take(meanwhile, report) {
+            self.abandon_init();
             give_up(report, fault);
         }
     }
 
-    fn end_if_failed(self, init: &Report) {
-        if init.fault().is_some() {
-            sys::exit(127);
-        }
+    /// Has init not wait for a program that does not come.
+    fn let_init_end(self) {
+        let _ = sys::shutdown(sys::borrow(self.context.lifeline_host));
+        sys::set_to_zero(&self.reports.not_ready);
+    }
+
+    /// Waits for init too: it uses this memory until it is executed.
+    fn abandon_init(self) {
+        self.let_init_end();
+        let _ = self.wait_for_init();
     }
 
     /// Clones the program; returns when it is executed, or has failed.
     fn start_program(self) {
-        let Reports { cell: report, program, init_sets_up, .. } = self.reports;
+        let Reports { cell: report, program, .. } = self.reports;
         let [_, _, stack] = self.stacks;
         let Launch { clone, body } = &self.plan.program;
         report.at(*clone);
         let run = || self.run(body.clone(), program);
         let sibling = libc::CLONE_PARENT as u64;
         if let Err(errno) = self.clone(*clone, sibling, stack, Return::AfterExec, &program.process, &run) {
-            sys::wait_for_zero(init_sets_up);
+            self.abandon_init();
             give_up(report, errno.into());
         }
     }
@@ -140,6 +145,7 @@ impl<'a> Children<'a> {
         let mut state = State {
             context: self.context,
             reports: self.reports,
+            plan: self.plan,
             workspace: None,
             hidden: None,
             outside: None,
@@ -201,6 +207,7 @@ fn give_up(report: &Report, fault: Fault) -> ! {
 struct State<'a> {
     context: &'a Context<'a>,
     reports: &'a Reports,
+    plan: &'a Plan,
     /// The tmpfs that everything of our own is made on.
     workspace: Option<Fd>,
     /// What is kept out of sight: a read-only mount.
@@ -232,6 +239,17 @@ impl State<'_> {
     fn pass_network(&self) -> Done {
         let namespace = self.context.open_proc(c"/proc/self/ns/net", libc::O_RDONLY, 0)?;
         Ok(sys::send_fd(sys::borrow(self.context.lifeline_host), namespace.as_fd())?)
+    }
+
+    /// Without a root of its own, nobody goes on: init tells why, and all in its namespace end with it.
+    fn await_init(&self) -> Done {
+        let Reports { init: report, init_sets_up, .. } = self.reports;
+        sys::wait_for_zero(init_sets_up);
+        let init = self.plan.cell.as_ref().and_then(|cell| cell.init.as_ref());
+        if !init.is_some_and(|init| report.executes(init)) {
+            sys::exit(127);
+        }
+        Ok(())
     }
 
     /// Goes on without where the host keeps /proc/sys from being written, as container engines do.
@@ -283,6 +301,15 @@ impl State<'_> {
             Step::HandOverNetwork => self.hand_over_network(),
             Step::EndHolder => Ok(sys::pidfd_send_signal(sys::borrow(self.context.holder), libc::SIGKILL)?),
             Step::Unshare { namespaces } => Ok(sys::unshare(*namespaces)?),
+            Step::Ready => {
+                sys::set_to_zero(&self.reports.not_ready);
+                Ok(())
+            }
+            Step::AwaitReady => {
+                sys::wait_for_zero(&self.reports.not_ready);
+                Ok(())
+            }
+            Step::AwaitInit => self.await_init(),
             Step::PassNetwork => self.pass_network(),
             Step::JoinNetwork => {
                 let namespace = sys::receive_fd(sys::borrow(self.context.lifeline))?;
@@ -310,10 +337,6 @@ impl State<'_> {
             Step::Keep => self.keep(),
             Step::TakeUp => self.take_up(),
             Step::CoverProc => self.cover_proc(),
-            Step::AwaitInit => {
-                sys::wait_for_zero(&self.reports.init_sets_up);
-                Ok(())
-            }
             Step::Attach { name, at, attributes, .. } => self.attach(name, at, *attributes),
             Step::Tmpfs { at, size, inodes, mode, attributes } => {
                 self.tmpfs(at, [(c"size", size), (c"nr_inodes", inodes), (c"mode", mode)], *attributes)
@@ -341,7 +364,7 @@ impl State<'_> {
             Step::Install { given, fd, .. } => self.install(*given, *fd),
             Step::InstallNull { given, write, fd } => self.install_null(*given, *write, *fd),
             Step::CloseRest { ranges } => program::close(ranges),
-            Step::OomScore { data } => program::set_oom_score(data),
+            Step::OomScore { data } => self.set_oom_score(data),
             Step::Nice => program::default_nice(),
             Step::IoPriority => Ok(sys::reset_io_priority()?),
             Step::Affinity => Ok(sys::reset_affinity()?),

@@ -15,6 +15,19 @@ impl State<'_> {
         Ok(sys::dup_to(sys::borrow(*source), fd)?)
     }
 
+    /// Goes on without where there is no /proc, or where the host is already a better victim.
+    ///
+    /// Only a process that was cloned with `CLONE_VFORK` may: for another that shares the host's memory, the kernel sets
+    /// the host's score too (`__set_oom_adj`).
+    pub(super) fn set_oom_score(&self, data: &[u8]) -> Done {
+        let flags = libc::O_WRONLY | libc::O_NONBLOCK;
+        let opened = self.context.open_proc(c"/proc/self/oom_score_adj", flags, libc::RESOLVE_NO_MAGICLINKS);
+        if let Ok(file) = opened {
+            let _ = sys::write_once(file.as_fd(), data);
+        }
+        Ok(())
+    }
+
     pub(super) fn landlock_ruleset(&mut self, handled: &LandlockHandled, version: u32) -> Done {
         self.ruleset = Some(sys::landlock_create_ruleset(handled, version)?);
         Ok(())
@@ -159,16 +172,6 @@ pub(super) fn exec_agent(image: &[u8], argv: &CStringArray, envp: &CStringArray)
 pub(super) fn close(ranges: &[[u32; 2]]) -> Done {
     for [first, last] in ranges {
         sys::close_range(*first, *last)?;
-    }
-    Ok(())
-}
-
-/// Goes on without where there is no /proc, or where the host is already a better victim.
-pub(super) fn set_oom_score(data: &[u8]) -> Done {
-    let flags = libc::O_WRONLY | libc::O_NONBLOCK;
-    let path = c"/proc/self/oom_score_adj";
-    if let Ok(file) = sys::openat2(sys::CWD, path, flags, 0, libc::RESOLVE_NO_MAGICLINKS) {
-        let _ = sys::write_once(file.as_fd(), data);
     }
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! What the children of a start tell the host.
 
 use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::os::fd::AsFd;
 
-use super::{Context, Done, HEAD};
-use crate::plan::{Fault, Lack, Operand};
-use crate::sys::{self, Told};
+use super::{Context, HEAD};
+use crate::plan::{Fault, Lack, Launch, Operand};
+use crate::sys::Told;
 
 /// What the children of one spawn tell the host, in memory that all of them see.
 #[derive(Debug, Default)]
@@ -19,6 +18,8 @@ pub(crate) struct Reports {
     pub(super) lacks: AtomicU32,
     /// Not 0 while init has not been executed, and so still uses the host's memory.
     pub(crate) init_sets_up: AtomicU32,
+    /// Not 0 while one of init and the program has to wait for the other in [`Step::AwaitReady`](crate::plan::Step).
+    pub(super) not_ready: AtomicU32,
     /// The device and inode of the PID namespace; zeroes where they can't be told.
     pid_namespace: [AtomicU64; 2],
 }
@@ -37,14 +38,11 @@ impl Reports {
 
     /// Remembers the namespace that the calling process has made for its children. Later nobody without privilege can
     /// ask, since init is not dumpable. Goes on without where there is no /proc.
-    pub(super) fn note_pid_namespace(&self, context: &Context<'_>) -> Done {
-        let opened = context.open_proc(c"/proc/self/ns/pid_for_children", libc::O_PATH, 0);
-        let Ok(namespace) = opened else { return Ok(()) };
-        let stat = sys::fstat(namespace.as_fd())?;
+    pub(super) fn note_pid_namespace(&self, context: &Context<'_>) {
+        let Ok(stat) = context.stat_proc(c"/proc/self/ns/pid_for_children") else { return };
         let [device, inode] = &self.pid_namespace;
         device.store(stat.device, Relaxed);
         inode.store(stat.inode, Relaxed);
-        Ok(())
     }
 }
 
@@ -100,6 +98,11 @@ impl Report {
             _ => Operand::Call,
         };
         (errno != 0).then_some(Fault { errno, operand })
+    }
+
+    /// Whether all steps but the last are taken, which executes a program.
+    pub(crate) fn executes(&self, launch: &Launch) -> bool {
+        self.step() + 1 == launch.body.end && self.fault().is_none()
     }
 
     pub(super) fn fail(&self, fault: Fault) {

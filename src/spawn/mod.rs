@@ -23,7 +23,7 @@ use crate::changes::Written;
 use crate::child::{Child, Parts, Pty};
 use crate::enter::Inside;
 use crate::error::{Error, Layer, Result};
-use crate::plan::{self, Given, Lack, Launch, Lease, Plan, Step, Upper};
+use crate::plan::{self, Fault, Given, Lack, Launch, Lease, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports, Writable};
 use crate::sys::{self, Arena, Ended, Errno, Sharing, SignalSet, Told, Words};
 
@@ -206,24 +206,29 @@ fn has_finished(children: Children<'_>, ended: &sys::Result<Option<Ended>>) -> b
 /// Tells which of the processes of a cell has failed, if one has.
 fn check_cell(children: Children<'_>, cell: &plan::Cell, program: Option<Process>) -> Result<Process> {
     let Children { plan, reports, .. } = children;
+    let step = reports.init.step();
+    // A cell ends the lifeline if it has failed, or the program: init then waits there for the namespace in vain. Every
+    // other failure of init's is its own, and says more: a user namespace that is worth nothing fails both, and its maps
+    // show it best.
+    let is_end = |fault: Fault| fault.errno == libc::EPIPE;
+    let waited = matches!(plan.steps.get(step), Some(Step::JoinNetwork)) && reports.init.fault().is_none_or(is_end);
+    // A signal has ended init in the middle of a step: with it ends what is in its namespace.
+    let is_ready = |init: &Launch| step + 1 == init.body.end;
+    let started = plan.steps.get(step).is_some();
+    let died = started && reports.init.fault().is_none() && !cell.init.as_ref().is_none_or(is_ready);
     if let Some(program) = program {
         let checked = check(children, &plan.program, &reports.program, program);
-        // With init ends what is in its namespace.
         return match reports.init.fault() {
-            Some(fault) if checked.is_err() => Err(diagnosis::step(plan, &reports.init, reports, fault)),
+            Some(fault) if checked.is_err() && !waited => Err(diagnosis::step(plan, &reports.init, reports, fault)),
+            None if checked.is_err() && died && reports.program.fault().is_none() => {
+                Err(diagnosis::died(plan, step, None))
+            }
             _ => checked,
         };
     }
-    // A signal has ended init in the middle of a step: then there can be no program in its namespace.
-    let step = reports.init.step();
-    let is_ready = |init: &Launch| step + 1 == init.body.end;
-    let started = plan.steps.get(step).is_some();
-    if started && reports.init.fault().is_none() && !cell.init.as_ref().is_none_or(is_ready) {
+    if died {
         return Err(diagnosis::died(plan, step, None));
     }
-    // A cell that has failed ends the lifeline, where init then waits for the namespace in vain. Every other failure of
-    // init's is its own, and says more: a user namespace that is worth nothing fails both, and its maps show it best.
-    let waited = matches!(plan.steps.get(step), Some(Step::JoinNetwork));
     let order = if waited { [&reports.cell, &reports.init] } else { [&reports.init, &reports.cell] };
     match order.into_iter().find_map(|report| Some((report, report.fault()?))) {
         Some((report, fault)) => Err(diagnosis::step(plan, report, reports, fault)),

@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 #[cfg(feature = "tokio")]
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -83,8 +83,17 @@ pub(super) fn wait_killed(process: &Process) {
 }
 
 fn ends_soon(process: &Process) -> bool {
-    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    !matches!(poll(&mut fds, PollTimeout::from(SOON)), Ok(0) | Err(nix::Error::EINTR))
+    let deadline = Instant::now() + Duration::from_millis(SOON.into());
+    loop {
+        let left =
+            PollTimeout::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], left) {
+            // Signals in a row take no patience.
+            Err(nix::Error::EINTR) => {}
+            Ok(0) if Instant::now() < deadline => {}
+            result => return !matches!(result, Ok(0)),
+        }
+    }
 }
 
 /// Kills what is in the namespace, and reaps what of that is the host's child and dead. No other process is touched: which

@@ -313,6 +313,14 @@ pub(crate) fn wait_for_zero(word: &AtomicU32) {
     }
 }
 
+/// Makes the word 0, and wakes who waits for that: futex(2).
+pub(crate) fn set_to_zero(word: &AtomicU32) {
+    word.store(0, Release);
+    let args = [word.as_ptr() as usize, libc::FUTEX_WAKE as usize, i32::MAX as usize];
+    // SAFETY: The kernel takes the address as the name of the word, and reads nothing.
+    let _ = unsafe { call(libc::SYS_futex, args) };
+}
+
 extern "C" fn trampoline<F: Fn()>(closure: *mut c_void) -> ! {
     // SAFETY: `clone` passes a pointer to an `F` that outlives the child's use of it.
     let closure = unsafe { &*closure.cast::<F>() };

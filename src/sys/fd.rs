@@ -292,12 +292,25 @@ pub(crate) fn fstat(fd: BorrowedFd<'_>) -> Result<Stat> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: The kernel writes one `struct stat`, which is what libc's type is on 64-bit processors.
     unsafe { call(libc::SYS_fstat, [raw(fd), stat.as_mut_ptr() as usize]) }?;
+    Ok(told(stat))
+}
+
+/// fstatat(2), through all links: no descriptor is needed for that.
+pub(crate) fn stat_at(dir: BorrowedFd<'_>, path: &CStr) -> Result<Stat> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    let args = [raw(dir), ptr(path), stat.as_mut_ptr() as usize, 0];
+    // SAFETY: `path` ends in a zero byte and is only read; the kernel writes one `struct stat`, as above.
+    unsafe { call(libc::SYS_newfstatat, args) }?;
+    Ok(told(stat))
+}
+
+fn told(stat: MaybeUninit<libc::stat>) -> Stat {
     // SAFETY: All zeroes is a value of this plain structure, and so is what the kernel has written.
     let stat = unsafe { stat.assume_init() };
     let time = |seconds, nanoseconds| libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let times = [time(stat.st_atime, stat.st_atime_nsec), time(stat.st_mtime, stat.st_mtime_nsec)];
     let (uid, gid) = (stat.st_uid, stat.st_gid);
-    Ok(Stat { device: stat.st_dev, inode: stat.st_ino, mode: stat.st_mode, uid, gid, times, special: stat.st_rdev })
+    Stat { device: stat.st_dev, inode: stat.st_ino, mode: stat.st_mode, uid, gid, times, special: stat.st_rdev }
 }
 
 /// fchdir(2).

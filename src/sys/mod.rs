@@ -24,7 +24,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 pub(crate) use arch::AUDIT_ARCH;
 pub(crate) use clone::{
-    Arena, Cloned, Return, STACKS, Sharing, Stack, Told, Words, clone, wait_for_zero, wait_for_zero_until,
+    Arena, Cloned, Return, STACKS, Sharing, Stack, Told, Words, clone, set_to_zero, wait_for_zero, wait_for_zero_until,
 };
 pub(crate) use confine::*;
 pub(crate) use fd::*;

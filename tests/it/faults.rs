@@ -21,7 +21,8 @@ use crate::alone::alone;
 use crate::harness::{compile_static, mounts, open_fds, real, temp_dir};
 
 /// What steps are made of, and what the host does for a spawn.
-const CALLS: [c_long; 77] = [
+const CALLS: [c_long; 78] = [
+    libc::SYS_newfstatat,
     libc::SYS_openat,
     libc::SYS_openat2,
     libc::SYS_fsopen,
@@ -157,7 +158,9 @@ struct Orders {
     /// The call that fails; none while nothing is to be counted.
     target: Option<Target>,
     errno: i32,
-    /// The processes that have made calls, and how many.
+    /// Whether the process is killed instead, before it makes the call.
+    kill: bool,
+    /// The processes that have made calls, and how many: init before the program, whichever is faster.
     seen: Vec<(u32, u32)>,
     hit: Option<Hit>,
 }
@@ -169,16 +172,46 @@ impl Orders {
             return Target::Wait;
         }
         let known = self.seen.iter().position(|(pid, _)| *pid == call.pid);
-        let process = known.unwrap_or_else(|| {
-            self.seen.push((call.pid, 0));
-            self.seen.len() - 1
-        });
+        let process = known.unwrap_or_else(|| self.place(call.pid));
         self.seen[process].1 += 1;
         Target::Call(process, self.seen[process].1)
     }
 }
 
-static ORDERS: Mutex<Orders> = Mutex::new(Orders { target: None, errno: 0, seen: Vec::new(), hit: None });
+impl Orders {
+    const NONE: Self = Self { target: None, errno: 0, kill: false, seen: Vec::new(), hit: None };
+
+    /// The place of a process that has made no call before.
+    fn place(&mut self, pid: u32) -> usize {
+        const INIT: (u32, u32) = (0, 0);
+        let kept = self.seen.iter().position(|seen| *seen == INIT);
+        match (number_inside(pid), kept) {
+            (Some(1), Some(kept)) => {
+                self.seen[kept].0 = pid;
+                return kept;
+            }
+            (Some(2), None) if !self.seen.iter().any(|(seen, _)| number_inside(*seen) == Some(1)) => {
+                self.seen.push(INIT);
+            }
+            _ => {}
+        }
+        self.seen.push((pid, 0));
+        self.seen.len() - 1
+    }
+}
+
+/// The process id in a PID namespace below this process's own.
+fn number_inside(pid: u32) -> Option<u32> {
+    let numbers = |process: &str| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+        line.split_whitespace().map(|number| number.parse().unwrap()).collect::<Vec<u32>>()
+    };
+    let inside = numbers(&pid.to_string());
+    inside.get(numbers("self").len()).copied()
+}
+
+static ORDERS: Mutex<Orders> = Mutex::new(Orders::NONE);
 
 /// The thread that spawns.
 static SPAWNER: AtomicI32 = AtomicI32::new(0);
@@ -293,6 +326,10 @@ fn decide(call: &Notification, text: &Text) -> i32 {
         _ => CString::default(),
     };
     orders.hit = Some(Hit { nr: call.nr.into(), host, text: text.to_string_lossy().into_owned() });
+    if orders.kill {
+        // SAFETY: No pointers. The process waits for the answer.
+        unsafe { libc::kill(call.pid as i32, libc::SIGKILL) };
+    }
     orders.errno
 }
 
@@ -316,7 +353,7 @@ impl Case {
     /// Spawns with the call `target` failing. Returns that call, and what came of the spawn.
     fn run(&self, target: Target, errno: i32) -> (Option<Hit>, Result<(), Error>) {
         let mut command = self.command();
-        *ORDERS.lock().unwrap() = Orders { target: Some(target), errno, seen: Vec::new(), hit: None };
+        *ORDERS.lock().unwrap() = Orders { target: Some(target), errno, ..Orders::NONE };
         let spawned = command.spawn();
         let hit = std::mem::take(&mut *ORDERS.lock().unwrap()).hit;
         let result = spawned.map(|child| {
@@ -368,7 +405,7 @@ fn may_succeed(hit: &Hit, errno: i32) -> bool {
         // Where /proc/sys can't be written, the filter alone is left, and the report says so.
         (libc::SYS_openat2, false) if hit.text.ends_with("sys/user/max_user_namespaces") => errno == libc::EPERM,
         // Which processes a program has made the host's, if any, is not known then.
-        (libc::SYS_openat2, false) if hit.text == "/proc/self/ns/pid_for_children" => true,
+        (libc::SYS_newfstatat, false) => true,
         // Where a file can't be told to be missing, it is not made there, but mounted.
         (libc::SYS_openat2, false) => ["/proc/self/oom_score_adj", "/etc/motd"].contains(&&*hit.text),
         // The cell would have init run elsewhere; a program that can't be given all processors is another matter.
@@ -395,7 +432,7 @@ fn may_succeed(hit: &Hit, errno: i32) -> bool {
 
 /// Steps of which no call can be made to fail, or that go on then: see proc(5) and umask(2).
 fn never_fails(step: &str) -> bool {
-    step.starts_with("umask ") || step.starts_with("oom_score_adj ")
+    ["umask ", "oom_score_adj ", "ready", "wait "].iter().any(|word| step.starts_with(word))
 }
 
 /// Fails every call of a spawn, and then each once more with another error.
@@ -508,6 +545,10 @@ impl Site {
 
 /// Runs one case in a process of its own: a filter can't be taken off again.
 fn fail(test: &str, case: impl Fn(&Site) -> Case + Send + Sync) {
+    supervised(test, case, fail_every_call);
+}
+
+fn supervised<T: Send + Sync>(test: &str, case: impl Fn(&Site) -> T + Send + Sync, body: impl Fn(&T) + Send + Sync) {
     alone(test, || {
         let site = Site::new();
         let case = case(&site);
@@ -522,7 +563,7 @@ fn fail(test: &str, case: impl Fn(&Site) -> Case + Send + Sync) {
                 // SAFETY: No arguments, and it never fails.
                 SPAWNER.store(unsafe { libc::gettid() }, SeqCst);
                 sender.send(install_filter()).unwrap();
-                fail_every_call(&case);
+                body(&case);
             });
             spawner.join().unwrap();
         });
@@ -625,6 +666,69 @@ fn of_a_policy_of_root_with_other_ids() {
         let sandbox = site.sandbox(Rootfs::empty()).uid_map(range).gid_map(range).user(5, 6);
         site.case("other ids", sandbox, |_| ())
     });
+}
+
+/// Kills each process of a start before each of its calls.
+fn kill_before_every_call(make: &impl Fn() -> Command) {
+    drop(make().spawn().unwrap());
+    let before = open_fds();
+    let attempt = |process, call| {
+        let target = Some(Target::Call(process, call));
+        *ORDERS.lock().unwrap() = Orders { target, kill: true, ..Orders::NONE };
+        let spawned = make().spawn();
+        let hit = std::mem::take(&mut *ORDERS.lock().unwrap()).hit;
+        assert!(hit.is_some() || spawned.is_ok(), "{process}, {call}: {spawned:?}");
+        drop(spawned);
+        assert!(no_children(), "{process}, {call}: {hit:?}");
+        // A network namespace that is kept for the next start may be gone: what is left over would grow in number.
+        let left = open_fds();
+        assert!(left.len() <= before.len(), "{process}, {call}: {hit:?}: {left:?}, not {before:?}");
+        hit.is_some()
+    };
+    // The host is the first.
+    let calls = |process| (1..).take_while(|call| attempt(process, *call)).count();
+    let all: Vec<_> = (1..).map(calls).take_while(|number| *number > 0).collect();
+    println!("killed before these numbers of calls: {all:?}");
+    drop(make().spawn().unwrap());
+    assert_eq!(open_fds().len(), before.len());
+    assert!(all.len() >= 3 && all.iter().sum::<usize>() > 100, "the control: {all:?}");
+}
+
+#[test]
+fn whoever_is_killed_leaves_nothing_open() {
+    let case = |site: &Site| {
+        let sandbox = site.sandbox(site.root()).namespaces(Namespaces::all()).network(Network::Loopback);
+        move || sandbox.command("/bin/program")
+    };
+    supervised("faults::whoever_is_killed_leaves_nothing_open", case, kill_before_every_call);
+}
+
+#[test]
+fn whoever_is_killed_beside_the_hosts_network_leaves_nothing_open() {
+    let case = |site: &Site| {
+        let sandbox = site.sandbox(site.root()).namespaces(Namespaces::default() - Namespaces::NET);
+        move || sandbox.command("/bin/program")
+    };
+    supervised("faults::whoever_is_killed_beside_the_hosts_network_leaves_nothing_open", case, kill_before_every_call);
+}
+
+#[test]
+fn whoever_is_killed_in_a_prepared_sandbox_leaves_nothing_open() {
+    let case = |site: &Site| {
+        let prepared = site.sandbox(site.complete_root()).prepare().unwrap();
+        move || prepared.command("/bin/program")
+    };
+    supervised("faults::whoever_is_killed_in_a_prepared_sandbox_leaves_nothing_open", case, kill_before_every_call);
+}
+
+#[test]
+fn whoever_is_killed_in_a_prepared_sandbox_with_a_loopback_leaves_nothing_open() {
+    let case = |site: &Site| {
+        let prepared = site.sandbox(site.complete_root()).network(Network::Loopback).prepare().unwrap();
+        move || prepared.command("/bin/program")
+    };
+    let name = "faults::whoever_is_killed_in_a_prepared_sandbox_with_a_loopback_leaves_nothing_open";
+    supervised(name, case, kill_before_every_call);
 }
 
 #[test]

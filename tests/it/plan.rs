@@ -73,7 +73,6 @@ const INHERITED: &str = "
 ";
 
 const STATE: &str = "
-<user>  process       oom_score_adj 500
   process       umask 022
   limits        rlimit AS unlimited:unlimited
   limits        rlimit CORE 1:1
@@ -98,7 +97,6 @@ const OWN_MAPS: &str = "
 host:
   namespaces    clone cell user,mount,ipc,uts,cgroup
 cell:
-<root>  process       oom_score_adj 500
   namespaces    unshare pid
   namespaces    clone init
 init:
@@ -119,11 +117,13 @@ const REST: &str = "
   exec          execveat init
 cell:
   namespaces    unshare net
-  network       pass net to init
 <inherited>
   namespaces    clone program
 program:
   process       setsid
+  process       oom_score_adj 500
+  network       pass net to init
+  process       wait for init
   fds           dup null -> 0
   fds           dup null -> 1
   fds           dup null -> 2
@@ -362,7 +362,7 @@ const PROGRAM: &str = "
   process       personality linux
   process       timer slack 50000 ns
 <privileged>  capabilities  bounding set none
-<root>  process       oom_score_adj 500
+  process       oom_score_adj 500
 <state>
 ";
 
@@ -465,11 +465,13 @@ fn a_time_namespace_starts_with_the_program() {
 fn a_loopback_of_its_own_and_the_hosts_network() {
     let tmp = "  mount         tmpfs /tmp size=1073741824 nr_inodes=65536 mode=1777\n";
     let golden = format!("{OWN_MAPS}  mount         root empty\n<proc>\n<dev>\n{tmp}{REST}");
-    let start = "program:\n";
+    let start = "  process       wait for init\n";
     let loopback = golden.replace(start, &format!("{start}  network       lo up\n"));
     assert_plan(&program(&Sandbox::new().network(Network::Loopback)), &loopback);
-    let net = |line: &&str| !line.ends_with("unshare net") && !line.contains("  network ");
+    let net = |line: &&str| !line.ends_with("unshare net");
     let host = golden.lines().filter(net).collect::<Vec<_>>().join("\n");
+    let host = host.replace("  network       pass net to init", "  process       ready");
+    let host = host.replace("  network       setns net", "  process       wait until the other is ready");
     assert_plan(&program(&Sandbox::new().network(Network::Host)), &host);
     assert_plan(&program(&Sandbox::new().namespaces(Namespaces::default() - Namespaces::NET)), &host);
 }
@@ -488,7 +490,6 @@ fn without_a_user_namespace_the_mounts_are_cut_off_and_only_root_can() {
 host:
   namespaces    clone cell mount,ipc,uts,cgroup
 cell:
-<root>  process       oom_score_adj 500
   namespaces    unshare pid
   namespaces    clone init
 init:
@@ -575,7 +576,6 @@ host:
 {maps}
   namespaces    {clone}
 cell:
-<root>  process       oom_score_adj 500
 <leaves>  ids           setgroups none
   namespaces    setns holder user
   namespaces    unshare mount,pid,ipc,uts,cgroup
@@ -802,22 +802,25 @@ fn in_every_plan_only_init_mounts_and_only_without_one_the_program() {
 }
 
 #[test]
-fn in_every_plan_with_an_init_it_joins_the_network_namespace_that_the_cell_makes() {
+fn in_every_plan_with_an_init_it_joins_the_network_namespace_that_the_program_passes() {
     let mut seen = [false; 2];
     for (policy, plan) in plans() {
         let steps = steps(&plan);
         let at = |process: &str, step: &str| steps.iter().position(|(p, _, s)| p == process && s == step);
         let Some(init) = at("cell", "clone init") else { continue };
-        let pass = at("cell", "pass net to init");
-        seen[usize::from(pass.is_some())] = true;
-        let made = pass.map(|pass| pass - 1);
-        assert_eq!(at("cell", "unshare net"), made, "{policy}");
-        let joined = at("init", "setns net");
-        assert_eq!(joined.is_some(), made.is_some(), "{policy}");
+        let (made, pass) = (at("cell", "unshare net"), at("program", "pass net to init"));
+        seen[usize::from(made.is_some())] = true;
+        assert_eq!(pass.is_some(), made.is_some(), "{policy}");
+        // Without one, init is told all the same that the program is there, and its root can be changed.
+        assert_eq!(at("program", "ready").is_some(), made.is_none(), "{policy}");
+        let joined = at("init", if made.is_some() { "setns net" } else { "wait until the other is ready" });
         // While init is there, and before the program is; and where /proc is still the host's.
         assert!(made.is_none_or(|made| init < made && Some(made) < at("cell", "clone program")), "{policy}");
         let pivot = at("init", "pivot_root");
-        assert!(joined.is_none() || pivot.is_none() || joined.map(|joined| joined + 1) == pivot, "{policy}");
+        assert!(joined.is_some() && (pivot.is_none() || joined.map(|joined| joined + 1) == pivot), "{policy}");
+        // And the program waits with all else.
+        let waits = at("program", "wait for init").unwrap();
+        assert!(at("program", "close_range 3-").is_some_and(|next| waits < next), "{policy}");
     }
     assert_eq!(seen, [true; 2]);
 }
@@ -849,8 +852,7 @@ fn in_every_plan_descriptors_are_closed_and_every_limit_is_set() {
         assert_eq!(plan.matches("  fds           close_range 3-\n").count(), 1, "{policy}");
         assert_eq!(plan.matches("  process       setsid\n").count(), 1, "{policy}");
         assert_eq!(plan.matches("  process       oom_score_adj 500\n").count(), 1, "{policy}\n{plan}");
-        let (_, state) = STATE.split_once("500\n").unwrap();
-        assert!(plan.contains(state), "{policy}\n{plan}");
+        assert!(plan.contains(STATE.trim_start()), "{policy}\n{plan}");
     }
 }
 
