@@ -200,7 +200,12 @@ impl State<'_> {
         }
         // This mount, wherever its name leads by now in a root that others write to.
         if let Some(proc) = self.proc.as_ref().filter(|_| at.path.as_c_str() == c"/proc") {
-            return Ok(sys::mount_setattr(proc.as_fd(), Reach::Mount, attributes)?);
+            // Whoever reads there, the times of reading to be set among that, counts as a writer for as long (EBUSY).
+            let set = |_| {
+                Some(sys::mount_setattr(proc.as_fd(), Reach::Mount, attributes))
+                    .filter(|set| *set != Err(Errno(libc::EBUSY)))
+            };
+            return Ok((0..TRIES).find_map(set).unwrap_or(Err(Errno(libc::EBUSY)))?);
         }
         let flags = if at.kind == InsideKind::Dir { libc::O_DIRECTORY } else { 0 };
         let target = self.open(&at.path, flags)?;

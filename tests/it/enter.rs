@@ -120,7 +120,7 @@ fn a_command_runs_beside_the_program_and_ends_by_itself() {
 /// What a process has on, in the words of its own /proc. `$$` is left out, and what differs by nature.
 const WORN: &str = "
     for kind in user mnt pid net ipc uts cgroup time pid_for_children; do readlink /proc/self/ns/$kind || true; done
-    grep -E '^(Umask|Uid|Gid|Groups|Sig(Ign|Blk|Cgt)|Cap|NoNewPrivs|Seccomp|Cpus_allowed|Speculation)' /proc/self/status
+    grep -E '^(Umask|Uid|Gid|Sig(Ign|Blk|Cgt)|Cap|NoNewPrivs|Seccomp|Cpus_allowed|Speculation)' /proc/self/status
     cat /proc/self/limits /proc/self/oom_score_adj /proc/self/cgroup /proc/self/uid_map /proc/self/gid_map
     cat /proc/self/mountinfo /proc/self/personality 2>&1 || true
     nice; hostname; pwd -P; env | sort; ls /proc/self/fd | wc -l; ls -a /

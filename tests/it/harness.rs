@@ -161,7 +161,9 @@ pub(crate) fn open_fds() -> BTreeSet<String> {
         let path = entry.ok()?.path();
         let target = fs::read_link(&path).ok()?;
         let name = path.file_name()?.to_string_lossy().into_owned();
-        (!target.starts_with("/proc")).then(|| format!("{name} {}", target.display()))
+        // Of another test's file, its test may have removed the name.
+        let target = target.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+        (!target.starts_with("/proc")).then(|| format!("{name} {target}"))
     };
     fs::read_dir("/proc/self/fd").unwrap().filter_map(entry).collect()
 }

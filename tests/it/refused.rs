@@ -248,7 +248,8 @@ impl Case<'_> {
             // One more filter than usual: the one that refuses.
             let now =
                 if name == "Seccomp_filters" { (now.parse::<u32>().unwrap() - 1).to_string() } else { now.clone() };
-            let lacks = now != *value;
+            // Root's own group is let go of where that is not refused; to have fewer is no less.
+            let lacks = now != *value && !(name == "Groups" && now.is_empty());
             assert!(!lacks || may_lack(name, call, &report, &usual.1), "{}: {name}: {now}, not {value}", at());
         }
         "ran"
@@ -267,7 +268,9 @@ fn refuse_every_call(name: &str, command: &Make<'_>) {
         seen
     };
     let usual = start();
-    let calls = calls_of(|| drop(start()));
+    let mut calls = calls_of(|| drop(start()));
+    // Without a clock, std itself panics.
+    calls.retain(|call| *call != libc::SYS_clock_gettime);
     assert!(calls.len() > 30, "{calls:?}");
     let before = (open_fds(), mounts(), children());
     let mut ends = BTreeMap::<_, usize>::new();
