@@ -88,9 +88,9 @@ pub(crate) fn meminfo(name: &str) -> Result<usize> {
 
 /// Opens descriptors up to `count`, or as many as the host may have.
 pub(crate) fn open_files(count: usize) -> Result<Vec<File>> {
-    let limit = raise_file_limit(count + 64)?;
+    let limit = raise_file_limit(count + 256)?;
     // Each is a file of its own, as in a real host: processors would contend for the count of a shared one.
-    (0..count.min(limit.saturating_sub(64))).map(|_| Ok(File::open("/dev/null")?)).collect()
+    (0..count.min(limit.saturating_sub(256))).map(|_| Ok(File::open("/dev/null")?)).collect()
 }
 
 /// Raises the limit of open files to what is wanted, as far as it may be raised; returns the limit.

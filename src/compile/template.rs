@@ -103,7 +103,8 @@ impl Resolved<'_> {
         plan.ids = Some(self.ids.maps());
         plan.keeps = template.keeps.clone();
         self.lower_bounds(command, &mut plan);
-        let joins = template.networks().is_some();
+        // Not what waits in a pool: each namespace of the stock takes descriptors of the host's, and nobody waits for that start.
+        let joins = template.networks().is_some() && command.agent.is_none();
         let makes = self.has(Namespaces::NET) && !joins;
         let clone = plan.push(self.clone("cell", Namespaces::empty()));
         let mut body = Vec::new();
