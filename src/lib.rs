@@ -143,8 +143,13 @@
 //!   they do outside.
 //! - A network namespace takes longer to make than all the others together. The cell makes it while init builds the
 //!   root on another processor; the program passes it to init, and waits for the root.
-//! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities, with one
-//!   descriptor: the *lifeline*, whose other end the handle holds; and others that hold a lock, where changes are kept
+//! - A [`Prepared`] holds a *template*: a user namespace, in it a mount namespace with all of the root that starts can have in
+//!   common, and what each of them takes, mounted where no path leads. A start goes on from a copy of that in a user namespace
+//!   of its own, below the template's, so that what it finds mounted is locked. The program itself mounts what is its own: /proc,
+//!   /dev/pts, every tmpfs. Nobody copies the host's mount table, pivots, or unmounts. A network namespace is lent to one sandbox
+//!   at a time, and to the next only if nothing in it tells of its last use. What a template can't hold is started as without.
+//! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities but for the one to
+//!   signal programs of other ids, with one descriptor: the *lifeline*, whose other end the handle holds; and others that hold a lock, where changes are kept
 //!   in a directory and where there is a cgroup. It exits when the program has ended or the lifeline
 //!   does, and the kernel kills whatever is left.
 //! - The wall time is a timerfd that the host makes and init polls, so that it holds whoever waits. Init's exit code tells the host
