@@ -269,8 +269,11 @@ fn settings(terminal: &File) -> [u32; 4] {
     [settings.c_iflag, settings.c_oflag, settings.c_cflag, settings.c_lflag]
 }
 
-/// Makes the terminal at standard input the controlling one of a new session.
+/// Makes the terminal at standard input the controlling one of a new session, whose signals end who does not mind them.
 fn take_terminal() -> std::io::Result<()> {
+    // What a shell starts in the background ignores it.
+    // SAFETY: No handler is installed.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     // SAFETY: No arguments.
     let session = unsafe { libc::setsid() };
     // SAFETY: No pointers.
@@ -293,7 +296,7 @@ fn an_interrupt_at_the_terminal_ends_both_and_leaves_it_as_it_was() {
         let (mut stderr, writer) = alone::pipe();
         let mut command = alone::again(TEST, HOST);
         command.stdin(hosts.try_clone().unwrap()).stdout(StdStdio::null()).stderr(writer);
-        // SAFETY: Two system calls.
+        // SAFETY: Three system calls.
         unsafe { command.pre_exec(take_terminal) };
         let mut child = command.spawn().unwrap();
         drop(command);
