@@ -110,7 +110,10 @@ fn processes_may_run_out_at_every_count() {
             let bounds = own..own + 1000;
             let failed = until_it_succeeds(&sandbox, libc::EAGAIN, bounds, |soft| limit(libc::RLIMIT_NPROC, soft));
             // Other tests of the same user have processes too, which come and go.
-            assert!(failed.iter().all(|step| step.contains("clone")) && failed.len() > usize::from(is_again()), "{failed:?}");
+            assert!(
+                failed.iter().all(|step| step.contains("clone")) && failed.len() > usize::from(is_again()),
+                "{failed:?}"
+            );
         }
     };
     if is_again() { body() } else { alone(TEST, body) }
