@@ -223,7 +223,7 @@ impl Limited {
         let clone = plan.steps.get(plan.program.clone).map(Step::to_string).unwrap_or_default();
         let entering = [clone, Step::EnterCgroup.to_string()].iter().any(|step| step == error.step());
         match &self.leaf {
-            Some(_) if entering => super::leaf::entry_failed(error, errno),
+            Some(_) if entering && errno != libc::ENOMEM => super::leaf::entry_failed(error, errno),
             Some(leaf) if errno == libc::ENOMEM || leaf.ran_out_of_memory() => {
                 error.with_hint(diagnosis::MEMORY_TOO_SMALL)
             }
