@@ -160,6 +160,11 @@ impl Leaf {
         self.keyed("memory.events", "oom_kill").is_some_and(|count| count > 0)
     }
 
+    /// Whether there was ever no memory left.
+    pub(crate) fn has_met_its_memory(&self) -> bool {
+        self.keyed("memory.events", "max").is_some_and(|count| count > 0)
+    }
+
     /// Leaves it to the next host: a sandbox runs on in it.
     pub(crate) fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);

@@ -224,7 +224,8 @@ impl Limited {
         let entering = [clone, Step::EnterCgroup.to_string()].iter().any(|step| step == error.step());
         match &self.leaf {
             Some(_) if entering && errno != libc::ENOMEM => super::leaf::entry_failed(error, errno),
-            Some(leaf) if errno == libc::ENOMEM || leaf.ran_out_of_memory() => {
+            // The kernel may find no memory for what it then tells to be missing: a file of /proc, say.
+            Some(leaf) if errno == libc::ENOMEM || leaf.has_met_its_memory() => {
                 error.with_hint(diagnosis::MEMORY_TOO_SMALL)
             }
             _ => error,
