@@ -3,6 +3,7 @@
 //! Every layer lowers its part of the policy to steps; this is where they are put in order, one line a layer, each
 //! with its reason. All validation, allocation and looking at the host happens here, before any process exists.
 
+mod arrange;
 mod bounds;
 mod handle;
 mod report;
@@ -16,7 +17,6 @@ use crate::distroless;
 use crate::error::{Error, ErrorKind, Layer, Result};
 #[cfg(feature = "image")]
 use crate::image::{Settled, settle};
-use crate::layer::capabilities::Capabilities;
 use crate::layer::exec::Program;
 use crate::layer::fds::Stdio;
 use crate::layer::ids::{Caller, Lowered, Writer};
@@ -29,10 +29,9 @@ use crate::layer::seccomp::Seccomp;
 use crate::layer::{
     capabilities, exec, fds, ids, inherit, landlock, limits, mount, namespaces, network, process, seccomp,
 };
-use crate::plan::{Cell, Given, Holder, Inside, InsideKind, Launch, Memory, Plan, Step, attr};
+use crate::plan::{Given, Inside, InsideKind, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
-use crate::sys::CStringArray;
 pub(crate) use template::template;
 
 /// Lowers a command and its policy to a plan, and tells which layers are in force once it is carried out.
@@ -121,19 +120,6 @@ impl<'a> Resolved<'a> {
         let outside = self.ids.uid_writer != Writer::Own || self.ids.gid_writer != Writer::Own;
         let time = self.has(Namespaces::TIME) && !self.has(Namespaces::PID);
         self.has(Namespaces::USER) && (outside || time || (self.caller.in_groups && self.caller.sets_groups()))
-    }
-
-    fn lower_holder(&self, plan: &mut Plan) {
-        if self.holder() {
-            let namespaces = libc::CLONE_NEWUSER as u64;
-            let clone = plan.push(Step::Clone { process: "holder", namespaces, memory: Memory::Shared });
-            // It has to be dumpable: else its maps can't be written, nor its namespace be joined. Nobody inside sees it,
-            // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
-            let init = exec_init(0o555, Capabilities::empty(), vec![c"belljar-init".into(), c"holder".into()]);
-            let body = plan.extend([init]);
-            let maps = plan.push(self.ids.write_outside());
-            plan.holder = Some(Holder { clone, body, maps });
-        }
     }
 
     /// What is set up in new namespaces.
@@ -386,111 +372,6 @@ impl<'a> Resolved<'a> {
             (None, Some(why)) => Ok(Some(why)),
         }
     }
-
-    /// A cell, whose init builds the root, and the program in it.
-    fn arrange_cell(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
-        let net = self.has(Namespaces::NET);
-        // Init too, or /proc/1/net would show the host's. Late: by then it is made. Before the root is another, in whose
-        // /proc the program, which has it to pass, is not: it is there by then, so pivot_root(2) changes its root as well.
-        let last = inside.iter().position(|step| matches!(step, Step::Pivot)).unwrap_or(inside.len());
-        inside.insert(last, if net { Step::JoinNetwork } else { Step::AwaitReady });
-        inside.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
-        let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME | self.made_by_program();
-        let first = self.own - later;
-        let clone = match self.holder() {
-            true => plan.push(self.clone("cell", Namespaces::empty())),
-            false => plan.push(self.clone("cell", first)),
-        };
-        let mut body = self.lower_entry();
-        let with_holder = if self.holder() { first - Namespaces::USER } else { Namespaces::empty() };
-        body.extend(unshare(with_holder | Namespaces::PID));
-        let body = plan.extend(body);
-        let clone_init = plan.push(Step::Clone { process: "init", namespaces: 0, memory: Memory::Shared });
-        let init = Launch { clone: clone_init, body: plan.extend(inside) };
-        let meanwhile = plan.extend(self.lower_meanwhile(net));
-        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
-        let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
-        let mut start = self.lower_before(net);
-        start.extend(program);
-        plan.program = Launch { clone, body: plan.extend(start) };
-    }
-
-    /// What the cell does while init takes its steps.
-    fn lower_meanwhile(&self, makes_network: bool) -> Vec<Step> {
-        // The network namespace takes longer to make than all others together: meanwhile, the root is built.
-        let network = if makes_network { self.own & Namespaces::NET } else { Namespaces::empty() };
-        let mut steps: Vec<Step> = unshare(network).into_iter().collect();
-        steps.extend(unshare(self.own & Namespaces::TIME));
-        self.lower_inherited(&mut steps);
-        steps
-    }
-
-    /// What the program does before all else: a session first, since no signal to the host's group reaches it then.
-    fn lower_first(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        if !self.inherits(Inherit::SESSION) {
-            process::lower_session(&mut steps);
-        }
-        steps.extend(self.lower_start());
-        if !self.inherits(Inherit::OOM_SCORE) {
-            process::lower_oom_score(&mut steps);
-        }
-        steps
-    }
-
-    /// What the program does while init builds the root: it has a table of descriptors of its own, unlike the cell, and the
-    /// host's /proc still, which it can write to.
-    fn lower_before(&self, makes_network: bool) -> Vec<Step> {
-        let mut steps = self.lower_first();
-        steps.extend([if makes_network { Step::PassNetwork } else { Step::Ready }, Step::AwaitInit]);
-        steps
-    }
-
-    /// Without a PID namespace there is no init: one process takes all steps.
-    fn arrange_single(&self, mut inside: Vec<Step>, program: Vec<Step>, plan: &mut Plan) {
-        inside.extend(program);
-        let inside = self.lower_entry_to_cgroup().into_iter().chain(inside);
-        let mut made = self.own - Namespaces::TIME - self.made_by_program();
-        if self.holder() {
-            made -= Namespaces::USER;
-        }
-        let mut body = self.lower_entry();
-        if self.holder() {
-            // The program would see it, and could trace it: a process with the host's files and network.
-            body.push(Step::EndHolder);
-        }
-        body.extend(unshare(self.own & Namespaces::TIME));
-        if !body.is_empty() {
-            let clone = plan.push(self.clone("cell", Namespaces::empty()));
-            let body = plan.extend(body);
-            plan.cell = Some(Cell { clone, body, init: None, meanwhile: 0..0 });
-        }
-        let clone = plan.push(match plan.cell {
-            Some(_) => clone_in_cell(self.own, made),
-            None => self.clone("program", made),
-        });
-        plan.program = Launch { clone, body: plan.extend(inside) };
-    }
-
-    /// Goes into the user namespace whose maps were written from outside, without the groups that root has there.
-    fn lower_entry(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        if self.holder() {
-            // Root's groups while it is root: setgroups is denied inside.
-            if self.caller.sets_groups() {
-                steps.push(Step::DropGroups);
-            }
-            steps.push(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 });
-        }
-        steps
-    }
-
-    /// The step that clones a process of the host.
-    fn clone(&self, process: &'static str, namespaces: Namespaces) -> Step {
-        let changes = self.ids.changes || self.ids.caller_unmapped;
-        let memory = if changes { Memory::Copied } else { Memory::Shared };
-        Step::Clone { process, namespaces: namespaces.bits().into(), memory }
-    }
 }
 
 /// The namespaces that a sandbox has of its own.
@@ -506,20 +387,4 @@ pub(crate) fn own_namespaces(sandbox: &Sandbox) -> Namespaces {
 fn directories(command: &Command) -> Result<Vec<CString>> {
     let fallbacks = command.fallbacks.iter().map(|path| Some(path.as_path()));
     std::iter::once(command.directory.as_deref()).chain(fallbacks).map(process::directory).collect()
-}
-
-/// The step that clones the program from the cell, whose memory is a copy already where it has to be.
-fn clone_in_cell(own: Namespaces, made: Namespaces) -> Step {
-    let memory = if own.contains(Namespaces::TIME) { Memory::SharedIfAllowed } else { Memory::Shared };
-    Step::Clone { process: "program", namespaces: made.bits().into(), memory }
-}
-
-fn unshare(namespaces: Namespaces) -> Option<Step> {
-    (!namespaces.is_empty()).then(|| Step::Unshare { namespaces: namespaces.bits().into() })
-}
-
-/// Init sees no argument and no environment of the host's. One that can't read its own file is not dumpable.
-fn exec_init(mode: u32, kept: Capabilities, argv: Vec<CString>) -> Step {
-    let (argv, envp) = (CStringArray::new(argv), CStringArray::new(Vec::new()));
-    Step::ExecInit { mode, kept: kept.bits(), securebits: capabilities::SECUREBITS, argv, envp }
 }

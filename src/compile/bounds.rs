@@ -1,6 +1,7 @@
 //! What bounds a sandbox, in its place among the other layers.
 
-use super::{Resolved, unshare};
+use super::Resolved;
+use super::arrange::unshare;
 use crate::command::Command;
 use crate::error::Result;
 use crate::layer::limits::{self, Cgroup, Setting};

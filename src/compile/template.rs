@@ -7,7 +7,8 @@ use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Resolved, clone_in_cell, exec_init, unshare};
+use super::Resolved;
+use super::arrange::{clone_in_cell, exec_init, unshare};
 use crate::command::Command;
 use crate::error::Result;
 #[cfg(feature = "image")]
