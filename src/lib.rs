@@ -114,8 +114,6 @@
 //!   keyrings of the user.
 //! - What a layer can't do on an older kernel: [`Child::report`] tells. What Landlock does not cover when it is used alone:
 //!   UDP and other protocols, attributes of files, sockets in the file system.
-//! - The host process's arguments, for a moment: the kernel tells that init is being executed just before it has its own
-//!   memory, and a program that is started in between may read the old `/proc/1/cmdline`.
 //! - What no [`Limits`] bound: the default policy takes as much memory, processor time and processes as there is. With a cgroup,
 //!   `/proc/1/cgroup` tells where the host process's cgroup lies, seen from the sandbox's.
 //!

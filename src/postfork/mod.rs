@@ -243,8 +243,9 @@ impl State<'_> {
 
     /// Without a root of its own, nobody goes on: init tells why, and all in its namespace end with it.
     fn await_init(&self) -> Done {
-        let Reports { init: report, init_sets_up, .. } = self.reports;
-        sys::wait_for_zero(init_sets_up);
+        let report = &self.reports.init;
+        let exec = sys::receive_fd(sys::borrow(self.context.lifeline_host))?;
+        sys::receive(exec.as_fd(), &mut [0])?;
         let init = self.plan.cell.as_ref().and_then(|cell| cell.init.as_ref());
         if !init.is_some_and(|init| report.executes(init)) {
             sys::exit(127);

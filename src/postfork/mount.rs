@@ -242,6 +242,14 @@ impl State<'_> {
         }
     }
 
+    /// Sends the program a pipe whose end is reached when the returned descriptor is closed: exec does that once the memory is
+    /// another, and wakes those who wait for the old one before that.
+    fn show_exec(&self) -> sys::Result<Fd> {
+        let (reader, writer) = sys::pipe()?;
+        sys::send_fd(sys::borrow(self.context.lifeline), reader.as_fd())?;
+        Ok(writer)
+    }
+
     pub(super) fn exec_init(
         &self,
         mode: u32,
@@ -252,6 +260,7 @@ impl State<'_> {
     ) -> Done {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
+        let _closed_by_exec = self.show_exec()?;
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
         sys::close_on_exec(1)?;
         if let Some(kept) = &self.kept {

@@ -207,11 +207,12 @@ fn has_finished(children: Children<'_>, ended: &sys::Result<Option<Ended>>) -> b
 fn check_cell(children: Children<'_>, cell: &plan::Cell, program: Option<Process>) -> Result<Process> {
     let Children { plan, reports, .. } = children;
     let step = reports.init.step();
-    // A cell ends the lifeline if it has failed, or the program: init then waits there for the namespace in vain. Every
+    // A cell ends the lifeline if it has failed, or the program: there init then waits for the namespace, or calls, in vain. Every
     // other failure of init's is its own, and says more: a user namespace that is worth nothing fails both, and its maps
     // show it best.
     let is_end = |fault: Fault| fault.errno == libc::EPIPE;
-    let waited = matches!(plan.steps.get(step), Some(Step::JoinNetwork)) && reports.init.fault().is_none_or(is_end);
+    let waits = |step: &Step| matches!(step, Step::JoinNetwork | Step::ExecInit { .. });
+    let waited = plan.steps.get(step).is_some_and(waits) && reports.init.fault().is_none_or(is_end);
     // A signal has ended init in the middle of a step: with it ends what is in its namespace.
     let is_ready = |init: &Launch| step + 1 == init.body.end;
     let started = plan.steps.get(step).is_some();

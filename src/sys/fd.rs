@@ -210,6 +210,15 @@ pub(crate) fn shutdown(socket: BorrowedFd<'_>) -> Result<()> {
     unsafe { call(libc::SYS_shutdown, [raw(socket), libc::SHUT_RDWR as usize]) }.map(drop)
 }
 
+/// pipe2(2): the end that is read, and the one that is written. Both are closed on exec.
+pub(crate) fn pipe() -> Result<(Fd, Fd)> {
+    let mut ends: [RawFd; 2] = [-1; 2];
+    // SAFETY: The kernel writes two numbers of 32 bits.
+    unsafe { call(libc::SYS_pipe2, [ends.as_mut_ptr() as usize, libc::O_CLOEXEC as usize]) }?;
+    let [reader, writer] = ends;
+    Ok((Fd(reader), Fd(writer)))
+}
+
 /// read(2), once.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
     loop {

@@ -93,9 +93,6 @@ fn disturb() {
         let none = libc::sched_param { sched_priority: 0 };
         libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const none);
         libc::syscall(libc::SYS_ioprio_set, 1, 0, 3 << 13);
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(first_processor(), &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
         libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong | libc::READ_IMPLIES_EXEC as libc::c_ulong);
         libc::alarm(1000);
         for resource in [libc::RLIMIT_NOFILE, libc::RLIMIT_STACK, libc::RLIMIT_CORE, libc::RLIMIT_FSIZE] {
@@ -106,7 +103,18 @@ fn disturb() {
             libc::setrlimit(resource, &raw const limit);
         }
     }
+    one_processor();
     let _ = fs::write(path("oom_score_adj"), "7");
+}
+
+/// Leaves this thread one processor.
+pub(crate) fn one_processor() {
+    // SAFETY: The structure outlives the call, which is about this thread alone.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(first_processor(), &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
 }
 
 fn first_processor() -> usize {
