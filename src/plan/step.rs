@@ -78,6 +78,8 @@ pub(crate) enum Step {
     Unshare {
         namespaces: u64,
     },
+    /// Has the host know the PID namespace of init: who can't end, and keeps init from it, is looked for there.
+    NotePidNamespace,
     /// Lets the other of init and the program go on.
     Ready,
     /// Waits until the other is ready.
@@ -399,6 +401,7 @@ impl Step {
         match self {
             Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
             Step::EnterOwner | Step::EnterTemplate { .. } | Step::HandOver => Layer::Namespaces,
+            Step::NotePidNamespace => Layer::Namespaces,
             Step::Ready | Step::AwaitReady | Step::AwaitInit => Layer::Process,
             Step::EndHolder | Step::NoUserNamespaces | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
