@@ -32,6 +32,8 @@ pub(crate) struct Context<'a> {
     pub(crate) template: [RawFd; 4],
     /// The host's /proc, if it is not to be found by its name.
     pub(crate) proc: RawFd,
+    /// Whether init is to have a processor of its own: one is idle, and what init does first takes long.
+    pub(crate) spreads: bool,
     /// How paths in the root are looked up, beside `RESOLVE_IN_ROOT`.
     pub(crate) resolve: u64,
 }
@@ -51,6 +53,7 @@ impl Default for Context<'_> {
             named: &[],
             template: [-1; 4],
             proc: -1,
+            spreads: false,
             resolve: libc::RESOLVE_NO_MAGICLINKS,
         }
     }

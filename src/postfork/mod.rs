@@ -100,9 +100,10 @@ impl<'a> Children<'a> {
         let returns = Return::AtOnce(init_sets_up);
         let cloned = self.clone(init.clone, libc::CLONE_PARENT as u64, stack, returns, &init_report.process, body);
         let pid = cloned.unwrap_or_else(|errno| give_up(report, errno.into()));
-        // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
-        // places to go, unless this is the only one.
-        let _ = sys::keep_off_this_processor(pid);
+        // The scheduler may have left init on this processor, where it would wait for the cell to sleep.
+        if self.context.spreads {
+            let _ = sys::push_off_this_processor(pid);
+        }
         if let Err(fault) = self.take(meanwhile, report) {
             self.abandon_init();
             give_up(report, fault);

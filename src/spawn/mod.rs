@@ -6,6 +6,7 @@ mod holder;
 mod leaf;
 mod limited;
 mod process;
+mod processors;
 mod strays;
 mod template;
 mod trial;
@@ -39,6 +40,8 @@ pub(crate) use trial::attempt;
 
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
+    // Of a template little is left to init, and a processor that turns out to be busy would cost more than it saves.
+    let spreads = plan.template.is_none() && processors::one_is_idle();
     let mut wiring = Wiring::open(&plan.steps, &plan.given)?;
     let mut limited = Limited::new(plan, started)?;
     limited.check()?;
@@ -66,6 +69,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         template: plan.template.as_ref().map_or([-1; 4], |template| template.numbers(network.as_ref())),
         proc: plan.template.as_ref().map_or(-1, |template| number(&template.proc)),
         bounds: limited.bounds(),
+        spreads,
         ..Context::default()
     };
     let children = children(plan, &context, &arena);

@@ -127,8 +127,17 @@ pub(crate) fn reset_affinity() -> Result<()> {
     unsafe { call(libc::SYS_sched_setaffinity, [0, size_of::<[u64; 128]>(), all.as_ptr() as usize]) }.map(drop)
 }
 
-/// sched_setaffinity(2): keeps a process off the processor that the caller runs on, if the caller may use another.
-pub(crate) fn keep_off_this_processor(pid: libc::pid_t) -> Result<()> {
+/// sched_getaffinity(2): how many processors the caller may use; 0 if that can't be told.
+pub(crate) fn processors() -> u32 {
+    let mut allowed = [0_u64; 128];
+    // SAFETY: The kernel writes at most as many bytes to `allowed` as are given.
+    let told = unsafe { call(libc::SYS_sched_getaffinity, [0, size_of_val(&allowed), allowed.as_mut_ptr() as usize]) };
+    told.map_or(0, |_| allowed.iter().map(|word| word.count_ones()).sum())
+}
+
+/// sched_setaffinity(2): moves a process off the processor that the caller runs on, if the caller may use another. It may come
+/// back.
+pub(crate) fn push_off_this_processor(pid: libc::pid_t) -> Result<()> {
     let mut processor = 0_u32;
     // SAFETY: The kernel writes one number of 32 bits.
     unsafe { call(libc::SYS_getcpu, [&raw mut processor as usize, 0, 0]) }?;
@@ -140,6 +149,11 @@ pub(crate) fn keep_off_this_processor(pid: libc::pid_t) -> Result<()> {
         *word &= !(1 << (processor % 64));
     }
     // SAFETY: The kernel reads as many bytes of `allowed` as are given. None left is EINVAL.
+    unsafe { call(libc::SYS_sched_setaffinity, [pid as usize, size, allowed.as_ptr() as usize]) }?;
+    if let Some(word) = allowed.get_mut((processor / 64) as usize) {
+        *word |= 1 << (processor % 64);
+    }
+    // SAFETY: The kernel reads as many bytes of `allowed` as are given.
     unsafe { call(libc::SYS_sched_setaffinity, [pid as usize, size, allowed.as_ptr() as usize]) }.map(drop)
 }
 
