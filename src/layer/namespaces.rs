@@ -1,9 +1,12 @@
 //! Namespaces: which ones the sandbox has of its own, and what is set in them.
 
+mod join;
+
 use std::ffi::CString;
 
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
+pub(crate) use join::{Join, Joined, enter};
 
 bitflags::bitflags! {
     /// The namespaces that a sandbox has of its own: see namespaces(7).
