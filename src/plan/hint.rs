@@ -14,6 +14,9 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
         (Step::Join { .. }, _, libc::EINVAL) => {
             "a user namespace has to be another than the process's own, and a PID namespace its own or one below"
         }
+        (Step::Unshare { namespaces }, _, libc::EINVAL) if namespaces & libc::CLONE_NEWPID as u64 != 0 => {
+            "a PID namespace below a joined one has to belong to the same user namespace, or to one below: join that too"
+        }
         (step, _, libc::EOVERFLOW) if step.layer() == Layer::Mount => {
             "the ids of the caller are not mapped in the user namespace: name some that are with Sandbox::user"
         }

@@ -54,6 +54,9 @@ int main(int argc, char **argv) {
     if (pipe(ids)) return 7;
     int user = keep(text, &child);
     if (child) {
+        int own = atoi(argv[1]);
+        if (setresgid(own, own, own) || setresuid(own, own, own)) { perror("setresuid"); return 9; }
+        prctl(PR_SET_DUMPABLE, 1);
         if (unshare(CLONE_NEWPID)) { perror("unshare pid"); return 8; }
         int first = fork(), inside = 0;
         if (!first) for (;;) pause();
@@ -61,6 +64,7 @@ int main(int argc, char **argv) {
         if (!inside) dprintf(ids[1], "%d %d", first, below);
         for (;;) pause();
     }
+    close(ids[1]);
     int length = read(ids[0], inner, sizeof inner - 1);
     inner[length < 0 ? 0 : length] = 0;
     printf("%d %s\n", user, inner);
