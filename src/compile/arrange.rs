@@ -103,8 +103,8 @@ impl Resolved<'_> {
         body.extend(unshare(self.own & Namespaces::TIME));
         if !body.is_empty() {
             let clone = plan.push(self.clone("cell", Namespaces::empty()));
-            let body = plan.extend(body);
-            plan.cell = Some(Cell { clone, body, below: None, init: None, meanwhile: 0..0 });
+            let (body, below) = self.extend_entry(body, None, plan);
+            plan.cell = Some(Cell { clone, body, below, init: None, meanwhile: 0..0 });
         }
         let clone = plan.push(match plan.cell {
             Some(_) => clone_in_cell(self.own, made),

@@ -77,7 +77,7 @@ impl Resolved<'_> {
         makes: Option<Step>,
         plan: &mut Plan,
     ) -> (Range<usize>, Option<Launch>) {
-        if self.joined.pid.is_none() {
+        if self.joined.pid.is_none() || !self.has(Namespaces::PID) {
             entry.extend(makes);
             return (plan.extend(entry), None);
         }

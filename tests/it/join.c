@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void put(int pid, const char *name, const char *text) {
@@ -59,6 +60,12 @@ int main(int argc, char **argv) {
         prctl(PR_SET_DUMPABLE, 1);
         if (unshare(CLONE_NEWPID)) { perror("unshare pid"); return 8; }
         int first = fork(), inside = 0;
+        // Who compares ids knows them by their length.
+        for (int i = 0; first && i < 12; i++) {
+            int none = fork();
+            if (!none) _exit(0);
+            waitpid(none, 0, 0);
+        }
         if (!first) for (;;) pause();
         int below = keep(inner, &inside);
         if (!inside) dprintf(ids[1], "%d %d", first, below);

@@ -1,0 +1,106 @@
+//! Command lines with namespaces that are there: 27 is a user namespace, 28 a PID namespace in it, 29 a user namespace below.
+
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
+use super::lines::{Intended, Who, filled, intended};
+use crate::join::Kept;
+
+/// Kept as long as this process runs.
+pub(super) fn namespaces() -> [(OwnedFd, i32); 3] {
+    static KEPT: OnceLock<Kept> = OnceLock::new();
+    let kept = KEPT.get_or_init(Kept::new);
+    [(kept.user().into(), 27), (kept.pid().into(), 28), (kept.inner().into(), 29)]
+}
+
+pub(super) fn lines() -> Vec<String> {
+    filled(LINES)
+}
+
+pub(super) const INTENDED: &[Intended] = &[intended(
+    "--pidns",
+    "errors",
+    |own, reference| own == "bwrap" && reference == "bwrapbwrap",
+    Who::Both,
+    "one message says it",
+)];
+
+/// What contradicts itself, or has no descriptor.
+pub(super) const MISTAKES: &str = "
+--userns
+--userns x
+--userns -1
+--userns2
+--userns2 x
+--pidns
+--pidns x
+--userns-block-fd
+--userns-block-fd x
+--userns 77 --ro-bind / / true
+--userns 20 --ro-bind / / true
+--userns 28 --ro-bind / / true
+--userns2 77 --ro-bind / / true
+--unshare-user --userns 27 true
+--userns 27 --unshare-user true
+--userns 27 --unshare-user-try true
+--userns 27 --unshare-all true
+--userns 27 --disable-userns true
+--userns 27 --userns-block-fd 20 true
+--userns-block-fd 20 true
+--userns-block-fd 20 --unshare-all true
+--userns-block-fd 20 --unshare-user true
+--userns-block-fd 20 --unshare-user --json-status-fd 26 true
+--userns-block-fd 20 --unshare-user --info-fd 26 --disable-userns true
+--userns 20 --userns 20 --ro-bind / / true
+--userns 27 --assert-userns-disabled --ro-bind / / true
+";
+
+const LINES: &str = "
+--userns 27 | / /a
+--userns 27 --dir /a | / /a
+--userns 27 --unshare-pid | / /proc
+--userns 27 --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup | /
+--userns 27 --unshare-uts --hostname other | /
+--userns 27 --uid 5 | /
+--userns 27 --gid 6 | /
+--userns 27 --uid 5 --gid 6 | /
+--userns 27 --uid 5000 | /
+--userns 27 --cap-add ALL | /
+--userns 27 --cap-drop ALL | /
+--userns 27 --cap-drop ALL --cap-add CAP_CHOWN | /
+--userns 27 --dev /dev | /dev /dev/null
+--userns 27 --tmpfs /a --bind DIR /b | /a /b
+--userns 27 --new-session | /
+--userns 27 --die-with-parent | /
+--userns 27 --info-fd 26 --unshare-pid | /
+--userns 27 --json-status-fd 26 | /exit
+--userns 27 --chdir /nothing | /
+--userns 27 --userns2 29 | /
+--userns 27 --userns2 29 --unshare-pid | /
+--userns 27 --userns2 29 --cap-add ALL | /
+--userns 27 --userns2 27 | /
+--userns 29 | /
+--userns 29 --userns2 27 | /
+--userns2 29 | /
+--userns2 20 | /
+--userns 27 --pidns 28 | / /proc/1/comm
+--userns 27 --pidns 28 --pidns 28 | /
+--userns 27 --pidns 28 --unshare-pid | / /proc/1/comm
+--userns 27 --pidns 28 --unshare-net --unshare-uts | /
+--userns 27 --pidns 28 --json-status-fd 26 | /exit
+--userns 27 --pidns 28 --unshare-pid --json-status-fd 26 | /exit
+--userns 27 --pidns 28 --userns2 29 | /
+--userns 27 --pidns 28 --unshare-pid --userns2 29 | /
+--userns 27 --pidns 28 --die-with-parent | /
+--userns 27 --pidns 20 | /
+--userns 27 --pidns 27 | /
+--userns 27 --pidns 77 | /
+--pidns 28 | /
+--pidns 28 --unshare-user | /
+--userns 27 --seccomp 24 | /
+--userns-block-fd 20 --unshare-user --info-fd 26 | /
+--userns-block-fd 77 --unshare-user --info-fd 26 | /
+--ro-bind / / --userns 27 --pidns 28 sh -c kill~-TERM~$$
+--ro-bind / / --userns 27 --pidns 28 --unshare-pid sh -c kill~-KILL~$$
+--ro-bind / / --userns 27 --pidns 28 --unshare-pid sh -c exit~7
+";
