@@ -303,15 +303,23 @@ impl<'a> Resolved<'a> {
 
     /// Who the program is.
     fn lower_user(&self, steps: &mut Vec<Step>) {
+        // Who has gone on to another user namespace is that already.
+        if self.joined.inner.is_none() {
+            self.lower_ids(steps);
+        }
+        // As the program's user, whose key it is.
+        if !self.refuses_keyrings() {
+            process::lower_keyring(steps);
+        }
+    }
+
+    /// Its groups and ids, where it is when they are changed.
+    fn lower_ids(&self, steps: &mut Vec<Step>) {
         // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
         if self.ids.gid_writer == Writer::Helper || (!self.in_user_namespace() && self.caller.sets_groups()) {
             steps.push(Step::DropGroups);
         }
         self.ids.change(steps);
-        // As the program's user, whose key it is.
-        if !self.refuses_keyrings() {
-            process::lower_keyring(steps);
-        }
     }
 
     /// Limits and mask: the host's, or defined ones. A single process has had another mask while it built the root.

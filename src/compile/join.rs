@@ -64,6 +64,9 @@ impl Resolved<'_> {
     /// of what bounds them.
     pub(super) fn lower_inner(&self, steps: &mut Vec<Step>) {
         if let Some(namespace) = &self.joined.inner {
+            // There the caller's groups, and other ids, may have no name.
+            capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
+            self.lower_ids(steps);
             steps.extend([enter("inner", Namespaces::USER, namespace), Step::NotDumpable]);
             capabilities::lower_bounding_set(self.sandbox.capabilities, self.privileged(), steps);
         }

@@ -17,13 +17,35 @@ pub(super) fn lines() -> Vec<String> {
     filled(LINES)
 }
 
-pub(super) const INTENDED: &[Intended] = &[intended(
-    "--pidns",
-    "errors",
-    |own, reference| own == "bwrap" && reference == "bwrapbwrap",
-    Who::Both,
-    "one message says it",
-)];
+pub(super) const INTENDED: &[Intended] = &[
+    intended(
+        "--pidns",
+        "errors",
+        |own, reference| own == "bwrap" && reference == "bwrapbwrap",
+        Who::Both,
+        "one message says it",
+    ),
+    intended(
+        "--uid",
+        "code",
+        |own, reference| own == "Some(0)" && reference == "Some(1)",
+        Who::Root,
+        "other ids are taken on with the capabilities that the set-up takes, and dropped after it",
+    ),
+    intended("--userns2", "status Cap", |own, reference| own < reference, Who::Both, BOUND),
+    intended("--userns-block-fd", "document ", |_, reference| reference != "\"child-pid\"", Who::Both, HOLDER),
+    intended("--userns", "document ", is_without_namespaces, Who::User, HIDDEN),
+];
+
+const BOUND: &str = "what is not kept is not in the bounding set either, also after the last switch of user namespaces";
+const HOLDER: &str = "the process that is told of only holds the new user namespace: the others are not made by then";
+const HIDDEN: &str =
+    "what sets the sandbox up is hidden from who is in the namespaces, and so from who is not root here";
+
+/// A document without the lines, or the words, of namespaces.
+fn is_without_namespaces(own: &str, reference: &str) -> bool {
+    !own.contains("-namespace") && (reference.contains("-namespace") || reference == "}")
+}
 
 /// What contradicts itself, or has no descriptor.
 pub(super) const MISTAKES: &str = "
@@ -39,7 +61,6 @@ pub(super) const MISTAKES: &str = "
 --userns 77 --ro-bind / / true
 --userns 20 --ro-bind / / true
 --userns 28 --ro-bind / / true
---userns2 77 --ro-bind / / true
 --unshare-user --userns 27 true
 --userns 27 --unshare-user true
 --userns 27 --unshare-user-try true
@@ -55,6 +76,7 @@ pub(super) const MISTAKES: &str = "
 --userns 27 --assert-userns-disabled --ro-bind / / true
 ";
 
+/// No user namespace below that can't be joined: then the reference leaves a process that waits for ever.
 const LINES: &str = "
 --userns 27 | / /a
 --userns 27 --dir /a | / /a
@@ -78,14 +100,11 @@ const LINES: &str = "
 --userns 27 --userns2 29 | /
 --userns 27 --userns2 29 --unshare-pid | /
 --userns 27 --userns2 29 --cap-add ALL | /
---userns 27 --userns2 27 | /
 --userns 29 | /
---userns 29 --userns2 27 | /
 --userns2 29 | /
---userns2 20 | /
 --userns 27 --pidns 28 | / /proc/1/comm
 --userns 27 --pidns 28 --pidns 28 | /
---userns 27 --pidns 28 --unshare-pid | / /proc/1/comm
+--userns 27 --pidns 28 --unshare-pid | / /proc
 --userns 27 --pidns 28 --unshare-net --unshare-uts | /
 --userns 27 --pidns 28 --json-status-fd 26 | /exit
 --userns 27 --pidns 28 --unshare-pid --json-status-fd 26 | /exit

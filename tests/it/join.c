@@ -66,7 +66,10 @@ int main(int argc, char **argv) {
             if (!none) _exit(0);
             waitpid(none, 0, 0);
         }
-        if (!first) for (;;) pause();
+        if (!first) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            for (;;) pause();
+        }
         int below = keep(inner, &inside);
         if (!inside) dprintf(ids[1], "%d %d", first, below);
         for (;;) pause();

@@ -327,6 +327,11 @@ fn a_program_goes_on_to_the_inner_user_namespace() {
     // The control: without, it does.
     let outer = namespaces_alone(&in_user(&kept)).capabilities(Capabilities::SYS_ADMIN);
     assert!(sh(&outer, "mount -t tmpfs x /tmp && echo mounted").contains("mounted"));
+    if is_root() {
+        let without = host().namespaces(Namespaces::default() - Namespaces::USER).inner_user_namespace(kept.inner());
+        let seen = sh(&without.user(5, 6), &format!("{script}\necho $(id -u) $(id -G)"));
+        assert_eq!(seen, format!("{}\n{none}5 6\n", name("user", &kept.inner())));
+    }
     let error = in_user(&kept).inner_user_namespace(kept.user()).command("true").spawn().unwrap_err();
     assert_eq!(
         (error.layer(), error.step(), error.raw_os_error()),
@@ -573,4 +578,32 @@ fn the_caller_writes_the_maps_itself() {
     let error = host().write_id_maps(|_| Err(io::Error::other("no such map"))).command("true").spawn().unwrap_err();
     assert_eq!(error.to_string(), "ids: uid_map, gid_map by the caller: no such map");
     assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
+}
+
+/// Where the example is: beside the tests, or where those say who run them elsewhere.
+#[test]
+fn the_example_waits_until_somebody_has_written_the_maps() {
+    let beside = || std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/bwrap");
+    let program = std::env::var_os("BELLJAR_TEST_BWRAP").map_or_else(beside, PathBuf::from);
+    if !program.exists() {
+        crate::skip!("no example bwrap beside the tests");
+    }
+    // SAFETY: No arguments, and it never fails.
+    let own = unsafe { libc::geteuid() };
+    // Its standard error tells of the process, and its standard input says that the maps are there.
+    let arguments = ["--unshare-user", "--userns-block-fd", "0", "--info-fd", "2", "--ro-bind", "/", "/", "id", "-u"];
+    let mut command = Process::new(program);
+    let mut child =
+        command.args(arguments).stdin(Std::piped()).stdout(Std::piped()).stderr(Std::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("child-pid") {
+        line.clear();
+        assert_ne!(told.read_line(&mut line).unwrap(), 0);
+    }
+    let pid = line.split(':').nth(1).unwrap().trim().trim_end_matches(',').parse().unwrap();
+    write_maps(pid, &format!("9 {own} 1")).unwrap();
+    drop(child.stdin.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "9\n");
 }
