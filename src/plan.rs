@@ -37,7 +37,7 @@ pub(crate) use words::Escaped;
 ///
 /// - `host`: the calling thread;
 /// - `holder`: a process that only holds the user namespace, where its maps have to be written from outside;
-/// - `cell`: the process that makes the namespaces, clones the others, and ends;
+/// - `cell`: the process that makes or joins the namespaces, clones the others, and ends;
 /// - `init`: the process that builds the root and becomes init, process 1, while `cell` goes on;
 /// - `program`: the process that becomes the program.
 ///

@@ -186,6 +186,8 @@ impl Sandbox {
     /// Filters, rules, limits and the loss of capabilities are those of any sandbox. It is always started in the ordinary way,
     /// prepared or not, and in a copy of the host's memory, which takes the longer, the larger that is.
     ///
+    /// A hook of [`Command::before_exec`] has no way to look into the process's files in /proc there, unless it is root's.
+    ///
     /// What is not protected: the sandbox from those who are in the namespaces already. Who has capabilities in the user
     /// namespace, or the program's user id, can signal and trace what it can name: everything in a joined PID namespace, or in one
     /// above it. Nor they from the program, as far as its rules let it: it sees in a joined /proc what they run and with which
@@ -213,8 +215,11 @@ impl Sandbox {
     /// use belljar::{Namespaces, Rootfs, Sandbox};
     ///
     /// // A user namespace, held by a process that ends with its standard input.
-    /// let mut holder = Command::new("unshare").args(["--user", "--map-root-user", "sh", "-c", "echo; read line"])
-    ///     .stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    /// let mut holder = Command::new("unshare")
+    ///     .args(["--user", "--map-root-user", "sh", "-c", "echo; read line"])
+    ///     .stdin(Stdio::piped())
+    ///     .stdout(Stdio::piped())
+    ///     .spawn()?;
     /// std::io::Read::read_exact(holder.stdout.as_mut().expect("it is piped"), &mut [0])?;
     /// let user = File::open(format!("/proc/{}/ns/user", holder.id()))?;
     ///
@@ -251,7 +256,7 @@ impl Sandbox {
     /// newuidmap(1). By default the library writes what [`uid_map`](Sandbox::uid_map) says.
     ///
     /// The program's user is the caller, whatever that is called then, or the one of [`user`](Sandbox::user), which has to be
-    /// mapped. It is called at every start, in the thread that starts. If it fails, so does the start. Needs
+    /// mapped. The hook is called at every start, in the thread that starts. If it fails, so does the start. Needs
     /// [`Namespaces::USER`].
     ///
     /// # Errors
@@ -263,17 +268,12 @@ impl Sandbox {
     /// ```
     /// use belljar::{Rootfs, Sandbox};
     ///
-    /// // SAFETY: It takes nothing, and never fails.
-    /// let uid = unsafe { libc::getuid() };
-    /// let sandbox = Sandbox::new()
-    ///     .rootfs(Rootfs::host())
-    ///     .write_id_maps(move |pid| std::fs::write(format!("/proc/{pid}/uid_map"), format!("7 {uid} 1")))
-    ///     .namespaces(belljar::Namespaces::default());
-    /// # let sandbox = sandbox.write_id_maps(move |pid| {
-    /// #     std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
-    /// #     std::fs::write(format!("/proc/{pid}/gid_map"), format!("7 {} 1", unsafe { libc::getgid() }))?;
-    /// #     std::fs::write(format!("/proc/{pid}/uid_map"), format!("7 {uid} 1"))
-    /// # });
+    /// let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::host()).write_id_maps(move |pid| {
+    ///     std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    ///     std::fs::write(format!("/proc/{pid}/gid_map"), format!("7 {gid} 1"))?;
+    ///     std::fs::write(format!("/proc/{pid}/uid_map"), format!("7 {uid} 1"))
+    /// });
     /// assert_eq!(sandbox.command("id").arg("-u").output()?.stdout, b"7\n");
     /// # Ok::<(), belljar::Error>(())
     /// ```

@@ -7,6 +7,8 @@
 //! - Only the three standard streams reach the program, and what `--pass-fd FD` names; `--inherit-fds` passes on
 //!   everything that is open, but for what other options name.
 //! - The sandbox ends with this process, whether that is killed or not, where it has a PID namespace.
+//! - In namespaces that `--userns` and `--pidns` join, nobody but root learns of the others by `--json-status-fd`, or locks a file
+//!   inside: what sets the sandbox up is hidden there. With `--userns-block-fd`, `child-pid` is a process that ends with the set-up.
 //! - A filter that stops the set-up is a message, and never a sandbox without it.
 //!
 //! tests/it/bwrap.rs has the list of all differences with their reasons.

@@ -147,7 +147,7 @@ fn a_program_is_in_the_user_namespace_and_confined_as_ever() {
     let sandbox = in_user(&kept);
     let user = name("user", &kept.user());
     assert_eq!(sh(&sandbox, "readlink /proc/self/ns/user").trim(), user);
-    assert_eq!(sh(&host(), "readlink /proc/self/ns/user").trim() == user, false);
+    assert_ne!(sh(&host(), "readlink /proc/self/ns/user").trim(), user);
     for kind in ["mnt", "pid", "net", "ipc", "uts", "cgroup"] {
         let seen = sh(&sandbox, &format!("readlink /proc/self/ns/{kind}"));
         assert_ne!(seen.trim(), host_name(kind));
