@@ -151,7 +151,8 @@
 //!   common, and what each of them takes, mounted where no path leads. A start goes on from a copy of that in a user namespace
 //!   of its own, below the template's, so that what it finds mounted is locked. The program itself mounts what is its own: /proc,
 //!   /dev/pts, every tmpfs. Nobody copies the host's mount table, pivots, or unmounts. A network namespace is lent to one sandbox
-//!   at a time, and to the next only if nothing in it tells of its last use. What a template can't hold is started as without.
+//!   at a time, and to another only if nothing in it tells of its last use, for which the host looks while it waits for the end
+//!   of a sandbox: two serve starts that come one after the other. What a template can't hold is started as without.
 //! - Init is a static program of some hundred bytes, in a sealed memfd, not dumpable, without capabilities but for the one to
 //!   signal programs of other ids, with one descriptor: the *lifeline*, whose other end the handle holds; and others that hold a lock, where changes are kept
 //!   in a directory and where there is a cgroup. It exits when the program has ended or the lifeline

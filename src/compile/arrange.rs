@@ -48,7 +48,9 @@ impl Resolved<'_> {
         let (body, below) = self.extend_entry(entry, makes, plan);
         let clone_init = plan.push(Step::Clone { process: "init", namespaces: 0, memory: Memory::Shared });
         let init = Launch { clone: clone_init, body: plan.extend(inside) };
-        let meanwhile = plan.extend(self.lower_meanwhile(net));
+        let mut meanwhile = vec![Step::NotePidNamespace];
+        meanwhile.extend(self.lower_meanwhile(net));
+        let meanwhile = plan.extend(meanwhile);
         plan.cell = Some(Cell { clone, body, below, init: Some(init), meanwhile });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
         let mut start = self.lower_before(net);

@@ -134,6 +134,8 @@ impl Resolved<'_> {
             // Till then init has the host's memory, and the program sees it as process 1.
             private.push(Step::AwaitInit);
         }
+        // Not by the cell: the program waits for that one.
+        init.push(Step::NotePidNamespace);
         init.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         start.append(&mut private);
         start.append(&mut program);

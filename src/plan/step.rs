@@ -90,6 +90,8 @@ pub(crate) enum Step {
     Unshare {
         namespaces: u64,
     },
+    /// Has the host know the PID namespace of init: who can't end, and keeps init from it, is looked for there.
+    NotePidNamespace,
     /// Lets the other of init and the program go on.
     Ready,
     /// Waits until the other is ready.
@@ -413,6 +415,7 @@ impl Step {
             Step::Join { .. } => Layer::Namespaces,
             Step::NotDumpable => Layer::Process,
             Step::EnterOwner | Step::EnterTemplate { .. } | Step::HandOver => Layer::Namespaces,
+            Step::NotePidNamespace => Layer::Namespaces,
             Step::Ready | Step::AwaitReady | Step::AwaitInit => Layer::Process,
             Step::EndHolder | Step::NoUserNamespaces | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
             Step::Maps { .. }

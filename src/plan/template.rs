@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fs::File;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,12 +37,20 @@ pub(crate) struct Template {
 /// Empty network namespaces that no process is in.
 ///
 /// To make one takes longer than all else of a start. A sandbox has one for itself alone, and can't change it, since it
-/// is the template's; so when the sandbox has ended, the next one gets it, if nothing there tells of the last one.
+/// is the template's; so when the sandbox has ended, another one gets it, if nothing there tells of the last one. To look
+/// takes time, which there is while the host waits for the end of the next sandbox: so that one has another.
 #[derive(Debug)]
 pub(crate) struct Networks {
     /// The process that has made them: a fork of it would use the same ones at the same time.
     owner: u32,
-    free: Mutex<Vec<NetworkNamespace>>,
+    stock: Mutex<Stock>,
+}
+
+#[derive(Debug, Default)]
+struct Stock {
+    free: Vec<NetworkNamespace>,
+    /// Not looked at yet.
+    used: Vec<NetworkNamespace>,
 }
 
 /// A network namespace, and what can be read of its use.
@@ -57,12 +66,30 @@ const KEPT: usize = 64;
 
 impl Networks {
     pub(crate) fn new() -> Self {
-        Self { owner: std::process::id(), free: Mutex::default() }
+        Self { owner: std::process::id(), stock: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<NetworkNamespace>> {
+    fn lock(&self) -> MutexGuard<'_, Stock> {
         // Nothing panics while it is locked.
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds out which of the used ones are as new, and gives up the others.
+    fn look(&self) {
+        let mut used = mem::take(&mut self.lock().used);
+        used.retain(NetworkNamespace::is_as_new);
+        self.lock().free.append(&mut used);
+    }
+
+    fn take(&self) -> Option<NetworkNamespace> {
+        let mut stock = self.lock();
+        // A single one is looked at when there is time.
+        if stock.free.is_empty() && stock.used.len() > 1 {
+            drop(stock);
+            self.look();
+            stock = self.lock();
+        }
+        stock.free.pop()
     }
 }
 
@@ -132,7 +159,7 @@ impl Template {
 
     /// A network namespace that is free.
     pub(crate) fn free_network(self: &Arc<Self>) -> Option<Lease> {
-        let network = self.networks()?.lock().pop()?;
+        let network = self.networks()?.take()?;
         Some(self.lease(network))
     }
 
@@ -152,10 +179,17 @@ pub(crate) struct Lease {
 impl Lease {
     /// Keeps it for another sandbox: the one that had it has ended.
     pub(crate) fn give_back(self) {
-        let Some(networks) = self.template.networks().filter(|_| self.network.is_as_new()) else { return };
-        let mut free = networks.lock();
-        if free.len() < KEPT {
-            free.push(self.network);
+        let Some(networks) = self.template.networks() else { return };
+        let mut stock = networks.lock();
+        if stock.free.len() + stock.used.len() < KEPT {
+            stock.used.push(self.network);
+        }
+    }
+
+    /// Looks at those that others have given back, for whoever has to wait anyway.
+    pub(crate) fn look_at_others(&self) {
+        if let Some(networks) = self.template.networks() {
+            networks.look();
         }
     }
 }

@@ -125,6 +125,7 @@ impl fmt::Display for Step {
             Step::HandOverNetwork => f.write_str("hand over net"),
             Step::EndHolder => f.write_str("kill holder"),
             Step::Unshare { namespaces } => write!(f, "unshare {}", Flags(*namespaces)),
+            Step::NotePidNamespace => f.write_str("stat pid namespace"),
             Step::Ready => f.write_str("ready"),
             Step::AwaitReady => f.write_str("wait until the other is ready"),
             Step::AwaitInit => f.write_str("wait for init"),

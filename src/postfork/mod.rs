@@ -129,7 +129,6 @@ impl<'a> Children<'a> {
         // The scheduler may have left init on this processor, where it would wait for the cell to sleep: it has other
         // places to go, unless this is the only one.
         let _ = sys::keep_off_this_processor(pid);
-        self.reports.note_pid_namespace(self.context);
         if let Err(fault) = self.take(meanwhile, report) {
             self.abandon_init();
             give_up(report, fault);
@@ -332,6 +331,10 @@ impl State<'_> {
             Step::HandOverNetwork => self.hand_over_network(),
             Step::EndHolder => Ok(sys::pidfd_send_signal(sys::borrow(self.context.holder), libc::SIGKILL)?),
             Step::Unshare { namespaces } => Ok(sys::unshare(*namespaces)?),
+            Step::NotePidNamespace => {
+                self.reports.note_pid_namespace(self.context);
+                Ok(())
+            }
             Step::Ready => {
                 sys::set_to_zero(&self.reports.not_ready);
                 Ok(())

@@ -162,7 +162,7 @@ impl State<'_> {
     /// What is not there needs no mask.
     pub(super) fn mask(&mut self, at: &Inside) -> Done {
         if let Some(path) = self.in_proc(at) {
-            return self.mask_in_proc(path);
+            return self.mask_in_proc(path, at.kind);
         }
         self.leave_proc()?;
         let Some(target) = self.existing(at)? else { return Ok(()) };

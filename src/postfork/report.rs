@@ -38,7 +38,7 @@ impl Reports {
         (device.load(Relaxed), inode.load(Relaxed))
     }
 
-    /// Remembers the namespace that the calling process has made for its children. Later nobody without privilege can
+    /// Remembers the PID namespace of init, for init itself or who has cloned it. Later nobody without privilege can
     /// ask, since init is not dumpable. Goes on without where there is no /proc.
     pub(super) fn note_pid_namespace(&self, context: &Context<'_>) {
         let Ok(stat) = context.stat_proc(c"/proc/self/ns/pid_for_children") else { return };

@@ -167,12 +167,17 @@ impl State<'_> {
         Ok(sys::chroot_here()?)
     }
 
-    /// Hides something right below the sandbox's own /proc.
-    pub(super) fn mask_in_proc(&mut self, path: &CStr) -> Done {
+    /// Hides something right below the sandbox's own /proc, which is most likely of this kind.
+    pub(super) fn mask_in_proc(&mut self, path: &CStr, kind: InsideKind) -> Done {
         self.enter_proc()?;
-        // A file is put over a file only, a directory over a directory.
-        match sys::bind(EMPTY_FILE, path) {
-            Err(Errno(libc::ENOTDIR)) => on(Operand::Target, sys::bind(EMPTY_DIR, path)),
+        let (likely, other) = match kind {
+            InsideKind::File => (EMPTY_FILE, EMPTY_DIR),
+            InsideKind::Dir => (EMPTY_DIR, EMPTY_FILE),
+        };
+        // A file is put over a file only, a directory over a directory. To be refused takes longer than all other masks: the
+        // kernel waits for its other processors before it drops a mount that had no place.
+        match sys::bind(likely, path) {
+            Err(Errno(libc::ENOTDIR)) => on(Operand::Target, sys::bind(other, path)),
             Err(Errno(libc::ENOENT)) => Ok(()),
             done => on(Operand::Target, done),
         }

@@ -268,6 +268,9 @@ impl Drop for Cell {
             return;
         }
         self.begin_to_end();
+        if let Some(network) = &self.network {
+            network.look_at_others();
+        }
         let ended = strays::wait(&self.init, self.namespace);
         if let Some(network) = self.network.take().filter(|_| ended) {
             network.give_back();

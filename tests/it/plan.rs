@@ -116,6 +116,7 @@ const REST: &str = "
   mount         pivot_root
   exec          execveat init
 cell:
+  namespaces    stat pid namespace
   namespaces    unshare net
 <inherited>
   namespaces    clone program

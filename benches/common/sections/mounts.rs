@@ -2,18 +2,19 @@
 
 use std::thread;
 
-use crate::common::contender::{bwrap, host, plain, present, unshare};
+use super::{combine, find, seen};
+use crate::common::contender::{bwrap, host, plain, pool_by_hand, prepared, present, unshare};
 use crate::common::host::{is_root, mount_many, private_mounts};
 use crate::common::measure::{Samples, interleave};
-use crate::common::table::{Table, us};
+use crate::common::table::{Table, target, us};
 use crate::common::{Bench, Result};
 
-const MOUNTS: usize = 1000;
+const MOUNTS: usize = 5000;
 const ROUNDS: usize = 20;
 
 pub(crate) fn mounts(bench: &Bench) -> Result {
     if !is_root() {
-        println!("left out: only root can give a process a thousand mounts");
+        println!("left out: only root can give a process thousands of mounts");
         return Ok(());
     }
     // In a thread with a mount table of its own: the host's is left alone, and the mounts are gone with the thread.
@@ -23,7 +24,7 @@ pub(crate) fn mounts(bench: &Bench) -> Result {
 
 fn measure(bench: &Bench) -> Result {
     private_mounts()?;
-    let all = [plain(bench)?, host(bench)?, bwrap(bench)?, unshare(bench)?];
+    let all = [plain(bench)?, prepared(bench)?, pool_by_hand(bench)?, host(bench)?, bwrap(bench)?, unshare(bench)?];
     let contenders = present(&all);
     let mut few = vec![Samples::default(); contenders.len()];
     let mut many = few.clone();
@@ -38,5 +39,14 @@ fn measure(bench: &Bench) -> Result {
         table.row(contender.name, figures.into_iter().chain([us(each)]));
     }
     table.print();
+    println!();
+    for name in ["belljar prepared", "belljar pool"] {
+        let [few, many] = [&few, &many].map(|samples| seen(find(name, &contenders, samples)));
+        target(
+            &format!("{name}: at most 1.1 of its time with few mounts"),
+            combine(many, few, |many, few| many / few),
+            1.1,
+        );
+    }
     Ok(())
 }

@@ -331,8 +331,8 @@ impl Entry {
         let name = |path: &'static str| path.strip_prefix("/proc/").unwrap_or(path);
         steps.push(Step::Proc { at: self.at(InsideKind::Dir)? });
         if !self.unmasked {
-            for path in MASKED {
-                steps.push(Step::Mask { at: self.below(name(path), InsideKind::File)? });
+            for (path, kind) in MASKED {
+                steps.push(Step::Mask { at: self.below(name(path), kind)? });
             }
         }
         if setting.seals_proc && !self.unmasked {

@@ -111,20 +111,20 @@ pub(crate) struct Setting<'a> {
 }
 
 /// What container engines hide of /proc: it tells about the host, or lets one work on its hardware.
-const MASKED: [&str; 13] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/kpagecgroup",
-    "/proc/kpagecount",
-    "/proc/kpageflags",
+const MASKED: [(&str, InsideKind); 13] = [
+    ("/proc/acpi", InsideKind::Dir),
+    ("/proc/asound", InsideKind::Dir),
+    ("/proc/interrupts", InsideKind::File),
+    ("/proc/kcore", InsideKind::File),
+    ("/proc/keys", InsideKind::File),
+    ("/proc/latency_stats", InsideKind::File),
+    ("/proc/sched_debug", InsideKind::File),
+    ("/proc/scsi", InsideKind::Dir),
+    ("/proc/timer_list", InsideKind::File),
+    ("/proc/timer_stats", InsideKind::File),
+    ("/proc/kpagecgroup", InsideKind::File),
+    ("/proc/kpagecount", InsideKind::File),
+    ("/proc/kpageflags", InsideKind::File),
 ];
 
 /// What they make read-only: a process whose id is 0 outside can write there even with no capability.
@@ -186,8 +186,8 @@ fn lower_kernel_files(setting: &Setting<'_>, steps: &mut Vec<Step>) -> Result<()
     let replaced = |path: &str| replaces(setting.mounts, path);
     if setting.pid_namespace && !replaced("/proc") {
         steps.push(Step::Proc { at: inside("/proc", InsideKind::Dir)? });
-        for path in MASKED {
-            steps.push(Step::Mask { at: inside(path, InsideKind::File)? });
+        for (path, kind) in MASKED {
+            steps.push(Step::Mask { at: inside(path, kind)? });
         }
         match setting.seals_proc {
             true => {
