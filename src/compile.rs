@@ -6,6 +6,7 @@
 mod arrange;
 mod bounds;
 mod handle;
+mod join;
 mod report;
 mod template;
 
@@ -23,15 +24,14 @@ use crate::layer::ids::{Caller, Lowered, Writer};
 use crate::layer::inherit::Inherit;
 use crate::layer::limits::{Cgroup, Limits};
 use crate::layer::mount::{Mount, Root, Setting, Source};
-use crate::layer::namespaces::Namespaces;
+use crate::layer::namespaces::{Joined, Namespaces};
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
-use crate::layer::{
-    capabilities, exec, fds, ids, inherit, landlock, limits, mount, namespaces, network, process, seccomp,
-};
+use crate::layer::{capabilities, exec, fds, inherit, landlock, limits, mount, namespaces, network, process, seccomp};
 use crate::plan::{Given, Inside, InsideKind, Plan, Step, attr};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
+use join::lower_ids;
 pub(crate) use template::template;
 
 /// Lowers a command and its policy to a plan, and tells which layers are in force once it is carried out.
@@ -55,7 +55,7 @@ fn lower(command: &Command, streams: [&Stdio; 3]) -> Result<(Plan, Report)> {
     let mut program = Vec::new();
     let (given, report) = policy.lower_program(command, streams, &inside, &mut program)?;
     let mut plan = Plan { given, ..Plan::default() };
-    plan.ids = policy.has(Namespaces::USER).then(|| policy.ids.maps());
+    plan.ids = policy.maps();
     policy.lower_bounds(command, &mut plan);
     policy.lower_holder(&mut plan);
     match policy.has_init() {
@@ -70,6 +70,8 @@ struct Resolved<'a> {
     sandbox: &'a Sandbox,
     /// The namespaces of the sandbox's own.
     own: Namespaces,
+    /// Those that somebody else has made.
+    joined: Joined,
     network: Network,
     caller: Caller,
     ids: Lowered,
@@ -81,21 +83,24 @@ impl<'a> Resolved<'a> {
         limits::check(&sandbox.limits)?;
         let caller = Caller::current();
         let own = own_namespaces(sandbox);
-        namespaces::check(own, caller.privileged())?;
+        let joined = sandbox.join.lower(own, caller.privileged())?;
+        namespaces::check(own, caller.privileged() || joined.user.is_some())?;
         let network = sandbox.network.unwrap_or(match own.contains(Namespaces::NET) {
             true => Network::None,
             false => Network::Host,
         });
-        let ids = match own.contains(Namespaces::USER) {
-            true => ids::lower(&sandbox.ids, caller)?,
-            false => ids::lower_without_namespace(&sandbox.ids, caller)?,
-        };
+        let ids = lower_ids(sandbox, own, &joined, caller)?;
         let cgroup = Cgroup::lower(&sandbox.limits, sandbox.cgroup.as_deref())?;
-        Ok(Self { sandbox, own, network, caller, ids, cgroup })
+        Ok(Self { sandbox, own, joined, network, caller, ids, cgroup })
     }
 
     fn has(&self, namespace: Namespaces) -> bool {
         self.own.contains(namespace)
+    }
+
+    /// Whether ids and capabilities are those of a user namespace, its own or a joined one.
+    fn in_user_namespace(&self) -> bool {
+        self.has(Namespaces::USER) || self.joined.user.is_some()
     }
 
     /// Whether process 1 is an init.
@@ -109,7 +114,7 @@ impl<'a> Resolved<'a> {
 
     /// Whether the processes have capabilities over their namespaces, to be used and then dropped.
     fn privileged(&self) -> bool {
-        self.has(Namespaces::USER) || self.caller.privileged()
+        self.in_user_namespace() || self.caller.privileged()
     }
 
     /// Whether the maps are written by somebody outside, while a process holds the user namespace.
@@ -176,7 +181,7 @@ impl<'a> Resolved<'a> {
         let setting = Setting {
             root,
             mounts,
-            pid_namespace: self.has(Namespaces::PID),
+            pid_namespace: self.has(Namespaces::PID) || self.joined.pid.is_some(),
             private: !self.has(Namespaces::USER),
             host_network: self.network == Network::Host,
             ids: (self.ids.uid, self.ids.gid),
@@ -234,13 +239,15 @@ impl<'a> Resolved<'a> {
         if let Some(size) = command.pty {
             self.lower_terminal(size, steps)?;
         }
+        // After what takes capabilities over the other namespaces, and before those of this one are dropped.
+        self.lower_inner(steps);
         // Descriptors before the limits: a low limit of open files must not be in the way.
         let given = fds::lower(streams, &command.passed, steps)?;
         // What is inherited, before the capabilities that may better it are gone.
         if !self.has_init() {
             self.lower_inherited(steps);
         }
-        if !self.has_init() && !self.inherits(Inherit::OOM_SCORE) {
+        if !self.has_init() && !self.joined.any() && !self.inherits(Inherit::OOM_SCORE) {
             process::lower_oom_score(steps);
         }
         self.lower_state(command, steps)?;
@@ -296,15 +303,23 @@ impl<'a> Resolved<'a> {
 
     /// Who the program is.
     fn lower_user(&self, steps: &mut Vec<Step>) {
-        // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
-        if self.ids.gid_writer == Writer::Helper || (!self.has(Namespaces::USER) && self.caller.sets_groups()) {
-            steps.push(Step::DropGroups);
+        // Who has gone on to another user namespace is that already.
+        if self.joined.inner.is_none() {
+            self.lower_ids(steps);
         }
-        self.ids.change(steps);
         // As the program's user, whose key it is.
         if !self.refuses_keyrings() {
             process::lower_keyring(steps);
         }
+    }
+
+    /// Its groups and ids, where it is when they are changed.
+    fn lower_ids(&self, steps: &mut Vec<Step>) {
+        // The caller's groups: inside only newgidmap(1) leaves that allowed, and without it only root can.
+        if self.ids.gid_writer == Writer::Helper || (!self.in_user_namespace() && self.caller.sets_groups()) {
+            steps.push(Step::DropGroups);
+        }
+        self.ids.change(steps);
     }
 
     /// Limits and mask: the host's, or defined ones. A single process has had another mask while it built the root.
@@ -378,8 +393,8 @@ impl<'a> Resolved<'a> {
 pub(crate) fn own_namespaces(sandbox: &Sandbox) -> Namespaces {
     match (sandbox.namespaces, sandbox.network) {
         (Some(own), _) => own,
-        (None, Some(Network::Host)) => Namespaces::default() - Namespaces::NET,
-        (None, _) => Namespaces::default(),
+        (None, Some(Network::Host)) => Namespaces::default() - Namespaces::NET - sandbox.join.kinds(),
+        (None, _) => Namespaces::default() - sandbox.join.kinds(),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::compile::own_namespaces;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::exec::Program;
 use crate::layer::fds::{self, Stdio};
+use crate::layer::namespaces::Namespaces;
 use crate::layer::process;
 use crate::plan::{Plan, Step};
 use crate::pool::{defaults, environment};
@@ -127,13 +128,18 @@ impl Inside {
         // What the program has from the cell that cloned it; the rest of that the agent has from the host.
         let meanwhile = plan.cell.as_ref().map(|cell| cell.meanwhile.clone()).unwrap_or_default();
         let inherited = within(meanwhile).iter().filter(|step| matches!(step, Step::BoundingSet { .. }));
+        // Ids that it has from there too.
+        let entry = plan.cell.as_ref().map(|cell| cell.body.clone()).unwrap_or_default();
+        let is_taken_on =
+            |step: &&Step| matches!(step, Step::Securebits { .. } | Step::SetGid { .. } | Step::SetUid { .. });
+        let taken_on = within(entry).iter().filter(is_taken_on);
         let own = within(plan.program.body.clone()).iter().filter(|step| wear::is_of_policy(step));
         Self {
             init: cell.init().clone(),
             program: program.downgrade(),
             entered: cell.entered().clone(),
             leaf: cell.leaf().map(Arc::downgrade),
-            steps: inherited.chain(own).cloned().collect(),
+            steps: inherited.chain(taken_on).chain(own).cloned().collect(),
             mounts: mounts.iter().map(|word| word.load(Relaxed).into()).collect(),
             named: named.iter().map(|word| word.load(Relaxed)).collect(),
         }
@@ -168,6 +174,10 @@ pub(crate) fn start(entry: &Entry, command: &Command, streams: [&Stdio; 3], star
         let cause = "another command needs Namespaces::PID: without it, a sandbox is its program alone";
         return Err(Error::invalid(Layer::Namespaces, "setns", cause));
     };
+    if command.sandbox.join.has_inner() {
+        let cause = "another command can't go on to an inner user namespace, where the program is";
+        return Err(Error::invalid(Layer::Namespaces, "setns", cause));
+    }
     if inside.has_ended() {
         return Err(over());
     }
@@ -217,7 +227,7 @@ impl Entering<'_> {
     fn run(mut self, mut wiring: Wiring) -> Result<Child> {
         let streams = wiring.streams();
         let mut outside = Outside::start()?;
-        outside.join(self.inside, own_namespaces(self.policy))?;
+        outside.join(self.inside, self.namespaces())?;
         let nulls = outside.nulls(&self.steps)?;
         let mut sent = sent(&self.steps, &wiring);
         for (null, fd) in &nulls {
@@ -233,6 +243,11 @@ impl Entering<'_> {
             Executed::Yes => Ok(agent.into_program()),
             Executed::No(failed) => Err(script.error(failed, &executable)),
         }
+    }
+
+    /// Which of its namespaces are not the host's.
+    fn namespaces(&self) -> Namespaces {
+        own_namespaces(self.policy) | self.policy.join.kinds() & Namespaces::USER
     }
 
     /// Puts on outside what the copy has from there.

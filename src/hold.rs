@@ -1,6 +1,5 @@
 //! Holding a program back until the host has done something about it.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
@@ -9,19 +8,9 @@ use std::sync::Arc;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 
-use crate::error::{Error, Layer, Result};
-use crate::plan::Plan;
+use crate::error::{Error, ErrorKind, Layer, Result};
+use crate::plan::{Hook, Plan};
 use crate::spawn::above_streams;
-
-/// What the host does with the process id of a program that is about to start.
-#[derive(Clone)]
-pub(crate) struct Hook(Arc<dyn Fn(u32) -> io::Result<()> + Send + Sync>);
-
-impl fmt::Debug for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hook")
-    }
-}
 
 impl Hook {
     pub(crate) fn new(hook: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static) -> Self {
@@ -42,8 +31,7 @@ impl Hook {
             (started, hooked.join())
         });
         match hooked {
-            Ok(Err(error)) => Err(Error::new(Layer::Process, crate::ErrorKind::Os, "hold", error.to_string())
-                .with_errno(error.raw_os_error().unwrap_or(libc::ECANCELED))),
+            Ok(Err(error)) => Err(failed(Layer::Process, "hold", &error)),
             Ok(Ok(())) => started,
             Err(panic) => std::panic::resume_unwind(panic),
         }
@@ -67,6 +55,12 @@ impl Hook {
         (self.0)(pid.ok_or(io::ErrorKind::InvalidData)?)?;
         (&mut &*socket).write_all(b".")
     }
+}
+
+/// What the caller's own function has failed with.
+pub(crate) fn failed(layer: Layer, step: &str, error: &io::Error) -> Error {
+    let errno = error.raw_os_error().unwrap_or(libc::ECANCELED);
+    Error::new(layer, ErrorKind::Os, step, error.to_string()).with_errno(errno)
 }
 
 /// The host's end, of which the child has a copy: so to close it tells nothing, and it is shut down, after a panic too.

@@ -57,6 +57,8 @@
 //! Who wants another root than these puts it together from [`Entry`]s, each over the ones before, on [`Rootfs::bare`]; the example
 //! `bwrap` makes bubblewrap's command line of that.
 //!
+//! [`Sandbox::join`] takes namespaces that somebody else has made, of users and of processes, in the place of new ones.
+//!
 //! Tasks of a tokio runtime start and await programs with the feature `tokio`: `spawn_async`, `status_async` and `output_async` of
 //! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that is dropped kills its sandbox.
 //!
@@ -114,6 +116,8 @@
 //!   keyrings of the user.
 //! - What a layer can't do on an older kernel: [`Child::report`] tells. What Landlock does not cover when it is used alone:
 //!   UDP and other protocols, attributes of files, sockets in the file system.
+//! - Those who are in a namespace that is [joined](Sandbox::join) from the sandbox, and it from them, but for rules, filter and lost
+//!   capabilities.
 //! - What no [`Limits`] bound: the default policy takes as much memory, processor time and processes as there is. With a cgroup,
 //!   `/proc/1/cgroup` tells where the host process's cgroup lies, seen from the sandbox's.
 //!

@@ -23,7 +23,9 @@ pub(crate) use bounds::{Bounds, Wall};
 pub(crate) use entry::{EntryStep, EntryUpper};
 pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
-pub(crate) use operand::{Content, Fault, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr};
+pub(crate) use operand::{
+    Content, Fault, Hook, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr,
+};
 pub(crate) use step::{PTMX, Step, os};
 pub(crate) use template::{Lease, NetworkNamespace, Networks, Template};
 pub(crate) use words::Escaped;
@@ -35,7 +37,7 @@ pub(crate) use words::Escaped;
 ///
 /// - `host`: the calling thread;
 /// - `holder`: a process that only holds the user namespace, where its maps have to be written from outside;
-/// - `cell`: the process that makes the namespaces, clones the others, and ends;
+/// - `cell`: the process that makes or joins the namespaces, clones the others, and ends;
 /// - `init`: the process that builds the root and becomes init, process 1, while `cell` goes on;
 /// - `program`: the process that becomes the program.
 ///
@@ -50,14 +52,25 @@ pub struct Plan {
     pub(crate) program: Launch,
     /// What is opened for the program; [`Step::Install`] has indices into it.
     pub(crate) given: Vec<Given>,
-    /// The maps of user and group ids: inside, outside, count. None where ids are the host's.
-    pub(crate) ids: Option<[Vec<[u32; 3]>; 2]>,
+    /// The maps of user and group ids.
+    pub(crate) ids: Maps,
     /// What the start goes on from, if that was made before.
     pub(crate) template: Option<Arc<Template>>,
     /// What bounds the whole sandbox.
     pub(crate) bounds: Bounds,
     /// What has to stay as long as the program: the layers of an image in their store.
     pub(crate) keeps: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Maps of user and group ids: inside, outside, count.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Maps {
+    /// There are none: ids are the host's.
+    #[default]
+    None,
+    Known([Vec<[u32; 3]>; 2]),
+    /// Somebody else writes them: they are there with the program.
+    OfOthers,
 }
 
 /// A descriptor for the program, before it is opened.
@@ -78,6 +91,9 @@ pub(crate) struct Cell {
     pub(crate) clone: usize,
     /// What it does first.
     pub(crate) body: Range<usize>,
+    /// A second such process, which the first clones in a PID namespace that it has joined: only from in there another can be
+    /// made. Then it clones the others.
+    pub(crate) below: Option<Launch>,
     /// The process that builds the root and becomes init; none without a PID namespace.
     pub(crate) init: Option<Launch>,
     /// What it does at the same time.

@@ -1,6 +1,8 @@
 //! The policy.
 
 use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +13,10 @@ use crate::layer::inherit::Inherit;
 use crate::layer::landlock::Landlock;
 use crate::layer::limits::Limits;
 use crate::layer::mount::{Entry, Mount, Tmpfs};
-use crate::layer::namespaces::Namespaces;
+use crate::layer::namespaces::{Join, Namespaces};
 use crate::layer::network::Network;
 use crate::layer::seccomp::Seccomp;
-use crate::plan::Content;
+use crate::plan::{Content, Hook};
 use crate::rootfs::Rootfs;
 
 /// A policy: what a program gets to see and to use. A plain value, to be built once and used for many commands.
@@ -40,7 +42,11 @@ pub struct Sandbox {
     pub(crate) rootfs: Option<Rootfs>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) namespaces: Option<Namespaces>,
+    /// Namespaces that somebody else has made.
+    pub(crate) join: Join,
     pub(crate) ids: Ids,
+    /// What writes the maps of ids, if that is the caller's own.
+    pub(crate) maps: Option<Hook>,
     pub(crate) hostname: Option<String>,
     pub(crate) network: Option<Network>,
     pub(crate) capabilities: Capabilities,
@@ -162,6 +168,117 @@ impl Sandbox {
     /// Sets the namespaces that the sandbox has of its own. The default is [`Namespaces::default`]: all but time.
     pub fn namespaces(mut self, namespaces: Namespaces) -> Self {
         self.namespaces = Some(namespaces);
+        self
+    }
+
+    /// Has the sandbox join a namespace that somebody else has made, by an open `/proc/ID/ns/user` or `/proc/ID/ns/pid`, in
+    /// the place of one of its own. The default is none. `namespace` is [`Namespaces::USER`] or [`Namespaces::PID`], which the
+    /// default of [`namespaces`](Sandbox::namespaces) then leaves out.
+    ///
+    /// In a joined user namespace the ids are as it maps them: the program's user is the caller, whatever that is called
+    /// there, or the one of [`user`](Sandbox::user), which has to be mapped. A caller that is not mapped has to name one. The
+    /// sandbox may still have all other namespaces of its own.
+    ///
+    /// In a joined PID namespace the program is one process among others, and /proc shows them all. It has to belong to the user
+    /// namespace that is joined, unless the caller is root and [`Namespaces::USER`] is left out. With [`Namespaces::PID`] named
+    /// in `namespaces`, the sandbox has its own below it, with an init, and only the processes of the joined one see into that.
+    ///
+    /// Filters, rules, limits and the loss of capabilities are those of any sandbox. It is always started in the ordinary way,
+    /// prepared or not, and in a copy of the host's memory, which takes the longer, the larger that is.
+    ///
+    /// A hook of [`Command::before_exec`] has no way to look into the process's files in /proc there, unless it is root's.
+    ///
+    /// What is not protected: the sandbox from those who are in the namespaces already. Who has capabilities in the user
+    /// namespace, or the program's user id, can signal and trace what it can name: everything in a joined PID namespace, or in one
+    /// above it. Nor they from the program, as far as its rules let it: it sees in a joined /proc what they run and with which
+    /// arguments, and may send signals to the same user (from Linux 6.12 on, [`Landlock`] forbids that). The host's own arguments
+    /// can be seen there for a moment; its memory and descriptors can't, but by who has `CAP_SYS_PTRACE` in the host's user
+    /// namespace. A joined PID namespace ends with its own process 1 and takes the sandbox along; what the program leaves behind
+    /// in it stays. The number of user namespaces that may be made inside is not bounded: that would bind the others too.
+    ///
+    /// # Errors
+    ///
+    /// [`Command::spawn`] and [`Command::plan`] refuse, as [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy), a descriptor of
+    /// anything but such a namespace, two of a kind, any other kind, and what contradicts it: [`Namespaces::USER`] to be made
+    /// and joined, a [`uid_map`](Sandbox::uid_map), a PID namespace with a user namespace that is not the one it belongs to.
+    /// What the kernel refuses is an [`Os`](crate::ErrorKind::Os) error of the step `setns joined ...`.
+    ///
+    /// # Kernel
+    ///
+    /// setns(2) wants `CAP_SYS_ADMIN` in the user namespace, which the user has who has made it from the caller's own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::fs::File;
+    /// use std::process::{Command, Stdio};
+    /// use belljar::{Namespaces, Rootfs, Sandbox};
+    ///
+    /// // A user namespace, held by a process that ends with its standard input.
+    /// let mut holder = Command::new("unshare")
+    ///     .args(["--user", "--map-root-user", "sh", "-c", "echo; read line"])
+    ///     .stdin(Stdio::piped())
+    ///     .stdout(Stdio::piped())
+    ///     .spawn()?;
+    /// std::io::Read::read_exact(holder.stdout.as_mut().expect("it is piped"), &mut [0])?;
+    /// let user = File::open(format!("/proc/{}/ns/user", holder.id()))?;
+    ///
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::host()).join(Namespaces::USER, user);
+    /// assert_eq!(sandbox.command("id").arg("-u").output()?.stdout, b"0\n");
+    /// # drop(holder.stdin.take());
+    /// # holder.wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn join(mut self, namespace: Namespaces, fd: impl Into<OwnedFd>) -> Self {
+        self.join.add(namespace, fd.into());
+        self
+    }
+
+    /// Has the program go on to this user namespace when its root is built: one that lies below the one that is
+    /// [joined](Sandbox::join). Then it has no rights over the sandbox's own namespaces, whatever capabilities it keeps. The
+    /// default is none.
+    ///
+    /// A root caller who leaves [`Namespaces::USER`] out needs to join none before. No other command can enter the sandbox:
+    /// [`Child::command`](crate::Child::command) says so.
+    ///
+    /// What is not protected: as for `join`.
+    ///
+    /// # Errors
+    ///
+    /// As for `join`, of the step `setns inner user`.
+    pub fn inner_user_namespace(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.join.set_inner(fd.into());
+        self
+    }
+
+    /// Has `hook` write the maps of ids of the sandbox's own user namespace, in the host process, before anything else is set
+    /// up there. It gets the id of a process that is in the namespace until the program runs: for `/proc/ID/uid_map`, or
+    /// newuidmap(1). By default the library writes what [`uid_map`](Sandbox::uid_map) says.
+    ///
+    /// The program's user is the caller, whatever that is called then, or the one of [`user`](Sandbox::user), which has to be
+    /// mapped. The hook is called at every start, in the thread that starts. If it fails, so does the start. Needs
+    /// [`Namespaces::USER`].
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPolicy`](crate::ErrorKind::InvalidPolicy): there are maps too, or there is no user namespace to be made.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use belljar::{Rootfs, Sandbox};
+    ///
+    /// let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    /// let sandbox = Sandbox::new().rootfs(Rootfs::host()).write_id_maps(move |pid| {
+    ///     std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    ///     std::fs::write(format!("/proc/{pid}/gid_map"), format!("7 {gid} 1"))?;
+    ///     std::fs::write(format!("/proc/{pid}/uid_map"), format!("7 {uid} 1"))
+    /// });
+    /// assert_eq!(sandbox.command("id").arg("-u").output()?.stdout, b"7\n");
+    /// # Ok::<(), belljar::Error>(())
+    /// ```
+    pub fn write_id_maps(mut self, hook: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        self.maps = Some(Hook(Arc::new(hook)));
         self
     }
 

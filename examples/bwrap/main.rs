@@ -7,12 +7,14 @@
 //! - Only the three standard streams reach the program, and what `--pass-fd FD` names; `--inherit-fds` passes on
 //!   everything that is open, but for what other options name.
 //! - The sandbox ends with this process, whether that is killed or not, where it has a PID namespace.
+//! - In namespaces that `--userns` and `--pidns` join, nobody but root learns of the others by `--json-status-fd`, or locks a file
+//!   inside: what sets the sandbox up is hidden there. With `--userns-block-fd`, `child-pid` is a process that ends with the set-up.
 //! - A filter that stops the set-up is a message, and never a sandbox without it.
 //!
-//! tests/it/bwrap.rs has the list of all differences with their reasons. Not there: `--userns`, `--userns2`, `--pidns`,
-//! `--userns-block-fd`.
+//! tests/it/bwrap.rs has the list of all differences with their reasons.
 
 mod fds;
+mod joined;
 mod options;
 mod parse;
 mod policy;
@@ -78,8 +80,8 @@ fn main() -> ExitCode {
 
 /// Runs the command, and returns its exit code as a shell would.
 fn run(options: &Options) -> Result<u8> {
-    if options.assert_userns_disabled && !options.disable_userns {
-        return Err(Failure::new("creation of new user namespaces was not disabled as requested"));
+    if options.assert_userns_disabled {
+        joined::check_disabled(options)?;
     }
     if options.die_with_parent {
         die_with_parent()?;
@@ -123,6 +125,9 @@ impl NotStarted {
             NotStarted::Error(error) => error,
         };
         let Some(errno) = error.raw_os_error() else { return Failure::new(error.to_string()) };
+        if let Some(told) = joined::told(&error) {
+            return told;
+        }
         let os = std::io::Error::from_raw_os_error(errno);
         match (error.layer(), error.step()) {
             (Layer::Exec, _) => Failure::os(format!("execvp {}", options.command[0].to_string_lossy()), &os),
@@ -137,6 +142,7 @@ impl NotStarted {
 
 fn start(options: &Options, own: Namespaces, watchers: &Arc<Watchers>) -> std::result::Result<Child, NotStarted> {
     let sandbox = policy::policy(options, own).map_err(NotStarted::Failure)?;
+    let sandbox = joined::wait_for_maps(options, sandbox, watchers);
     let [program, args @ ..] = options.command.as_slice() else { return Err(no_program()) };
     match command(options, &sandbox, program, args, watchers)?.spawn() {
         // As execvp(3): what is no program is a script.

@@ -43,6 +43,11 @@ pub(crate) struct Options {
     pub(crate) filters_alone: Option<bool>,
     /// In their order: whether it is added, and its name.
     pub(crate) capabilities: Vec<(bool, belljar::Capabilities)>,
+    /// Namespaces that are there: of users, and of users again after the set-up, and of processes.
+    pub(crate) userns: Option<RawFd>,
+    pub(crate) userns2: Option<RawFd>,
+    pub(crate) pidns: Option<RawFd>,
+    pub(crate) userns_block_fd: Option<RawFd>,
     pub(crate) block_fd: Option<RawFd>,
     pub(crate) info_fd: Option<RawFd>,
     pub(crate) json_status_fd: Option<RawFd>,

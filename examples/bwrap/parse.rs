@@ -202,12 +202,18 @@ impl Parser {
             "--unshare-cgroup" => *unshare |= Namespaces::CGROUP,
             "--unshare-cgroup-try" => *unshare_try |= Namespaces::CGROUP,
             "--share-net" => *unshare -= Namespaces::NET,
-            "--userns" if unshare.contains(Namespaces::USER) => {
-                return Err(Failure::new("--userns is not compatible with --unshare-user"));
-            }
             "--userns" | "--userns2" | "--pidns" | "--userns-block-fd" => {
-                self.fd(values.first().map_or(OsStr::new(""), OsString::as_os_str))?;
-                return Err(Failure::new(format!("{name} not supported")));
+                let fd = self.fd(values.first().map_or(OsStr::new(""), OsString::as_os_str))?;
+                let Options { userns, userns2, pidns, userns_block_fd, .. } = &mut self.options;
+                let place = match name {
+                    "--userns" => userns,
+                    "--userns2" => userns2,
+                    "--pidns" => pidns,
+                    _ => userns_block_fd,
+                };
+                if place.replace(fd).is_some() {
+                    crate::say(&format!("Only the last {name} option will take effect"));
+                }
             }
             _ => return Ok(false),
         }
@@ -407,14 +413,29 @@ impl Options {
     fn check(&self) -> Result<()> {
         let fail = |message: &str| Err(Failure::new(message));
         let user = self.unshare.contains(Namespaces::USER);
+        if self.userns_block_fd.is_some() && !user {
+            return fail("--userns-block-fd requires --unshare-user");
+        }
+        if self.userns_block_fd.is_some() && self.info_fd.is_none() {
+            return fail("--userns-block-fd requires --info-fd");
+        }
+        if self.userns.is_some() && user {
+            return fail("--userns is not compatible with --unshare-user");
+        }
+        if self.userns.is_some() && self.unshare_try.contains(Namespaces::USER) {
+            return fail("--userns is not compatible with --unshare-user-try");
+        }
+        if self.disable_userns && !user {
+            return fail("--disable-userns requires --unshare-user");
+        }
+        if self.disable_userns && self.userns_block_fd.is_some() {
+            return fail("--disable-userns is not compatible with --userns-block-fd");
+        }
         if self.as_pid_1 && !self.unshare.contains(Namespaces::PID) {
             return fail("Specifying --as-pid-1 requires --unshare-pid");
         }
         if self.as_pid_1 && !self.lock_files.is_empty() {
             return fail("Specifying --as-pid-1 and --lock-file is not permitted");
-        }
-        if self.disable_userns && !user {
-            return fail("--disable-userns requires --unshare-user");
         }
         Ok(())
     }

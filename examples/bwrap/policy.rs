@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use belljar::{Capabilities, Entry, Inherit, Landlock, Namespaces, Network, Rootfs, Sandbox, Seccomp, Tmpfs};
 
 use crate::fds;
+use crate::joined;
 use crate::options::{Access, Failure, Kind, Mount, Options, Result, Upper};
 
 /// The namespaces that a sandbox gets: others than root's need one of users.
 pub(crate) fn namespaces(options: &Options) -> Namespaces {
-    let implied = if is_root() { Namespaces::empty() } else { Namespaces::USER };
+    let implied = if is_root() || options.userns.is_some() { Namespaces::empty() } else { Namespaces::USER };
     options.unshare | options.unshare_try | implied | Namespaces::MOUNT
 }
 
@@ -41,14 +42,15 @@ pub(crate) fn policy(options: &Options, namespaces: Namespaces) -> Result<Sandbo
     if options.die_with_parent && (options.as_pid_1 || !own(Namespaces::PID)) {
         sandbox = sandbox.end_with_thread();
     }
-    sandbox = users(options, own(Namespaces::USER), sandbox)?;
+    sandbox = joined::join(options, sandbox)?;
+    sandbox = users(options, own(Namespaces::USER) || options.userns.is_some(), sandbox)?;
     if own(Namespaces::UTS) {
         sandbox = sandbox.hostname(hostname(options)?);
     } else if options.hostname.is_some() {
         return Err(Failure::new("Specifying --hostname requires --unshare-uts"));
     }
     for mount in &options.mounts {
-        sandbox = put(mount, own(Namespaces::PID), sandbox)?;
+        sandbox = put(mount, own(Namespaces::PID) || options.pidns.is_some(), sandbox)?;
     }
     Ok(sandbox)
 }
@@ -62,8 +64,11 @@ fn users(options: &Options, own: bool, sandbox: Sandbox) -> Result<Sandbox> {
     match (options.uid, options.gid) {
         (None, None) => Ok(sandbox),
         (uid, gid) => {
-            let (own_uid, own_gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-            Ok(sandbox.user(uid.unwrap_or(own_uid), gid.unwrap_or(own_gid)))
+            let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+            let asked = (uid.unwrap_or(own.0), gid.unwrap_or(own.1));
+            // Whatever the namespace calls them.
+            let stays = options.userns.is_some() && asked == own;
+            Ok(if stays { sandbox } else { sandbox.user(asked.0, asked.1) })
         }
     }
 }
@@ -98,7 +103,7 @@ fn capabilities(options: &Options, namespaces: Namespaces) -> Capabilities {
     }
     let add_or_drop = |kept, (add, named): &(bool, Capabilities)| if *add { kept | *named } else { kept - *named };
     let kept = options.capabilities.iter().fold(own, add_or_drop);
-    match namespaces.contains(Namespaces::USER) {
+    match namespaces.contains(Namespaces::USER) || options.userns.is_some() {
         true => kept,
         false => kept & own,
     }

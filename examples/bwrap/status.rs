@@ -19,6 +19,9 @@ pub(crate) struct Watchers {
     info: Option<OwnedFd>,
     status: Option<OwnedFd>,
     block: Option<OwnedFd>,
+    /// Who waits until somebody has written the maps of ids, and has told `info` so.
+    users_block: Option<OwnedFd>,
+    waits_for_users: bool,
     namespaces: Namespaces,
     /// Files inside that are locked as long as this process lasts, and what holds the locks.
     lock_files: Vec<OsString>,
@@ -44,6 +47,8 @@ impl Watchers {
             status: write(options.json_status_fd)?,
             // What is not open does not block.
             block: open(options.block_fd).unwrap_or(None),
+            users_block: open(options.userns_block_fd).unwrap_or(None),
+            waits_for_users: options.userns_block_fd.is_some(),
             namespaces,
             lock_files: options.lock_files.clone(),
             locks: Mutex::default(),
@@ -55,6 +60,14 @@ impl Watchers {
         self.info.is_some() || self.status.is_some() || self.block.is_some() || !self.lock_files.is_empty()
     }
 
+    /// Tells about a process in a new user namespace, and waits until its maps are written.
+    pub(crate) fn made_users(&self, pid: u32) -> io::Result<()> {
+        if let Some(info) = &self.info {
+            write(info, &format!("{{\n    \"child-pid\": {pid}\n}}\n"))?;
+        }
+        wait_for(self.users_block.as_ref())
+    }
+
     /// Tells about the process that becomes the program, and waits if that was asked for.
     pub(crate) fn started(&self, pid: u32) -> io::Result<()> {
         let inode = |name: &str| std::fs::metadata(format!("/proc/{pid}/ns/{name}")).map(|file| file.ino()).ok();
@@ -63,7 +76,7 @@ impl Watchers {
             .chain(own.filter_map(|(name, _)| Some((format!("{name}-namespace"), inode(name)?))))
             .map(|(name, value)| format!("\"{name}\": {value}"))
             .collect();
-        if let Some(info) = &self.info {
+        if let Some(info) = self.info.as_ref().filter(|_| !self.waits_for_users) {
             write(info, &format!("{{\n    {}\n}}\n", members.join(",\n    ")))?;
         }
         if let Some(status) = &self.status {
@@ -73,10 +86,7 @@ impl Watchers {
             let lock = lock(pid, path).map_err(|error| io::Error::new(error.kind(), told(path, &error)))?;
             self.locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
         }
-        match &self.block {
-            Some(block) => File::from(block.try_clone()?).read(&mut [0]).map(drop),
-            None => Ok(()),
-        }
+        wait_for(self.block.as_ref())
     }
 
     /// Tells how the program has ended.
@@ -102,6 +112,14 @@ fn lock(pid: u32, path: &OsStr) -> io::Result<OwnedFd> {
     };
     fcntl(&file, FcntlArg::F_SETLK(&whole))?;
     Ok(file)
+}
+
+/// Waits until something can be read, or nothing ever will. What is not open does not block.
+fn wait_for(block: Option<&OwnedFd>) -> io::Result<()> {
+    match block {
+        Some(block) => File::from(block.try_clone()?).read(&mut [0]).map(drop),
+        None => Ok(()),
+    }
 }
 
 fn told(path: &OsStr, error: &io::Error) -> String {

@@ -32,9 +32,9 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// `base` is what the plan has the program's changes kept in.
-    pub(crate) fn new(base: OwnedFd, plan: &Plan) -> Self {
-        let (ids, keeps) = (plan.ids.clone(), plan.keeps.clone());
+    /// `base` is what the plan has the program's changes kept in, and `ids` are the maps of its user and group ids.
+    pub(crate) fn new(base: OwnedFd, plan: &Plan, ids: Option<[Vec<[u32; 3]>; 2]>) -> Self {
+        let keeps = plan.keeps.clone();
         let mut written = Self { base, lowers: Vec::new(), places: BTreeMap::new(), ids, keeps };
         for step in &plan.steps {
             match step {

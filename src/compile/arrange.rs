@@ -20,7 +20,10 @@ impl Resolved<'_> {
             // for it is in the host's PID namespace; where the program is too, it ends before there is a program.
             let init = exec_init(0o555, Capabilities::empty(), vec![c"belljar-init".into(), c"holder".into()]);
             let body = plan.extend([init]);
-            let maps = plan.push(self.ids.write_outside());
+            let maps = plan.push(match &self.sandbox.maps {
+                Some(hook) => Step::MapsByCaller { hook: hook.clone() },
+                None => self.ids.write_outside(),
+            });
             plan.holder = Some(Holder { clone, body, maps });
         }
     }
@@ -35,20 +38,20 @@ impl Resolved<'_> {
         inside.push(exec_init(0o111, self.kept_for_init(), vec![c"belljar-init".into()]));
         let later = Namespaces::PID | Namespaces::NET | Namespaces::TIME | self.made_by_program();
         let first = self.own - later;
-        let clone = match self.holder() {
-            true => plan.push(self.clone("cell", Namespaces::empty())),
-            false => plan.push(self.clone("cell", first)),
+        let entry = self.lower_entry();
+        let (by_clone, by_cell) = match entry.is_empty() {
+            true => (first, Namespaces::empty()),
+            false => (Namespaces::empty(), if self.holder() { first - Namespaces::USER } else { first }),
         };
-        let mut body = self.lower_entry();
-        let with_holder = if self.holder() { first - Namespaces::USER } else { Namespaces::empty() };
-        body.extend(unshare(with_holder | Namespaces::PID));
-        let body = plan.extend(body);
+        let clone = plan.push(self.clone("cell", by_clone));
+        let makes = unshare(by_cell | Namespaces::PID);
+        let (body, below) = self.extend_entry(entry, makes, plan);
         let clone_init = plan.push(Step::Clone { process: "init", namespaces: 0, memory: Memory::Shared });
         let init = Launch { clone: clone_init, body: plan.extend(inside) };
         let mut meanwhile = vec![Step::NotePidNamespace];
         meanwhile.extend(self.lower_meanwhile(net));
         let meanwhile = plan.extend(meanwhile);
-        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
+        plan.cell = Some(Cell { clone, body, below, init: Some(init), meanwhile });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
         let mut start = self.lower_before(net);
         start.extend(program);
@@ -72,7 +75,7 @@ impl Resolved<'_> {
             process::lower_session(&mut steps);
         }
         steps.extend(self.lower_start());
-        if !self.inherits(Inherit::OOM_SCORE) {
+        if !self.joined.any() && !self.inherits(Inherit::OOM_SCORE) {
             process::lower_oom_score(&mut steps);
         }
         steps
@@ -102,8 +105,8 @@ impl Resolved<'_> {
         body.extend(unshare(self.own & Namespaces::TIME));
         if !body.is_empty() {
             let clone = plan.push(self.clone("cell", Namespaces::empty()));
-            let body = plan.extend(body);
-            plan.cell = Some(Cell { clone, body, init: None, meanwhile: 0..0 });
+            let (body, below) = self.extend_entry(body, None, plan);
+            plan.cell = Some(Cell { clone, body, below, init: None, meanwhile: 0..0 });
         }
         let clone = plan.push(match plan.cell {
             Some(_) => clone_in_cell(self.own, made),
@@ -112,23 +115,25 @@ impl Resolved<'_> {
         plan.program = Launch { clone, body: plan.extend(inside) };
     }
 
-    /// Goes into the user namespace whose maps were written from outside, without the groups that root has there.
+    /// Goes into namespaces that are there: the user namespace whose maps were written from outside, without the groups that
+    /// root has there, and those that are joined.
     fn lower_entry(&self) -> Vec<Step> {
         let mut steps = Vec::new();
+        // Root's groups while it is root: setgroups is denied inside.
+        if (self.holder() || self.joined.user.is_some()) && self.caller.sets_groups() {
+            steps.push(Step::DropGroups);
+        }
         if self.holder() {
-            // Root's groups while it is root: setgroups is denied inside.
-            if self.caller.sets_groups() {
-                steps.push(Step::DropGroups);
-            }
             steps.push(Step::EnterHolder { namespaces: libc::CLONE_NEWUSER as u64 });
         }
+        self.lower_joined(&mut steps);
         steps
     }
 
     /// The step that clones a process of the host.
     pub(super) fn clone(&self, process: &'static str, namespaces: Namespaces) -> Step {
-        let changes = self.ids.changes || self.ids.caller_unmapped;
-        let memory = if changes { Memory::Copied } else { Memory::Shared };
+        let changes = self.ids.changes || self.ids.caller_unmapped || self.ids.at_entry.is_some();
+        let memory = if changes || self.joined.any() { Memory::Copied } else { Memory::Shared };
         Step::Clone { process, namespaces: namespaces.bits().into(), memory }
     }
 }

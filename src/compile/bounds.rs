@@ -36,7 +36,8 @@ impl Resolved<'_> {
         let setting = Setting {
             agent,
             holds_pids: self.cgroup.as_ref().is_some_and(Cgroup::holds_pids),
-            user_namespace: self.has(Namespaces::USER),
+            // In one whose maps are somebody else's may be anybody.
+            user_namespace: self.has(Namespaces::USER) && self.ids.maps_are_known(),
             has_init: self.has_init(),
             outside: self.ids.outside_uid(),
             // Another id of init's is counted apart.

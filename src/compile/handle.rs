@@ -28,7 +28,9 @@ impl Resolved<'_> {
             capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
             self.ids.change(steps);
         }
-        terminal::lower(size, self.ids.uid, steps);
+        // Nobody knows here what the caller is called inside, where it has no other id: fchown(2) leaves the owner then.
+        let is_named = self.ids.maps_are_known() || self.ids.at_entry.is_some();
+        terminal::lower(size, if is_named { self.ids.uid } else { u32::MAX }, steps);
         Ok(())
     }
 }

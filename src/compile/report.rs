@@ -16,13 +16,18 @@ impl Resolved<'_> {
         (restricted, landlock_lacks): (bool, Option<String>),
         seccomp_lacks: Option<String>,
     ) -> Report {
-        let missing = Namespaces::default() - self.own;
+        let joined = self.sandbox.join.kinds();
+        let missing = Namespaces::default() - self.own - joined;
         let names: Vec<_> = missing.iter_names().map(|(name, _)| name.to_lowercase()).collect();
         let shared = (!names.is_empty()).then(|| format!("shared with the host: {}", names.join(", ")));
         let off = |is_off: bool, why: &str| is_off.then(|| why.to_owned());
         let mut report = Report::default();
-        report.add(Layer::Namespaces, self.own.is_empty(), shared);
-        report.add(Layer::Ids, !self.has(Namespaces::USER), off(!self.has(Namespaces::USER), "the host's ids"));
+        let joined: Vec<_> = joined.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        let joined = (!joined.is_empty()).then(|| format!("made by somebody else: {}", joined.join(", ")));
+        let lacks = [shared, joined].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        report.add(Layer::Namespaces, self.own.is_empty(), off(!lacks.is_empty(), &lacks));
+        let ids = if self.joined.user.is_some() { "as the joined user namespace maps them" } else { "the host's ids" };
+        report.add(Layer::Ids, !self.in_user_namespace(), off(!self.has(Namespaces::USER), ids));
         report.add(Layer::Mount, !self.has(Namespaces::MOUNT), off(!self.has(Namespaces::MOUNT), "the host's files"));
         let host_network = self.network == Network::Host;
         report.add(Layer::Network, host_network, off(host_network, "the host's network"));

@@ -101,7 +101,7 @@ impl Resolved<'_> {
         let mut program = Vec::new();
         let (given, report) = self.lower_program(command, streams, &template.content, &mut program)?;
         let mut plan = Plan { given, template: Some(template.clone()), ..Plan::default() };
-        plan.ids = Some(self.ids.maps());
+        plan.ids = self.maps();
         plan.keeps = template.keeps.clone();
         self.lower_bounds(command, &mut plan);
         // Not what waits in a pool: each namespace of the stock takes descriptors of the host's, and nobody waits for that start.
@@ -141,7 +141,7 @@ impl Resolved<'_> {
         start.append(&mut program);
         let init = Launch { clone: clone_init, body: plan.extend(init) };
         let meanwhile = plan.extend(self.lower_meanwhile(makes));
-        plan.cell = Some(Cell { clone, body, init: Some(init), meanwhile });
+        plan.cell = Some(Cell { clone, body, below: None, init: Some(init), meanwhile });
         let clone = plan.push(clone_in_cell(self.own, Namespaces::empty()));
         plan.program = Launch { clone, body: plan.extend(start) };
         Ok((plan, report))

@@ -52,7 +52,7 @@ impl Outside {
         Ok(Self(Agent::new(child, socket, SOCKET)))
     }
 
-    /// Has it join the namespaces of init.
+    /// Has it join the namespaces of init, which are these.
     pub(super) fn join(&mut self, inside: &Inside, own: Namespaces) -> Result<()> {
         let mut calls = Calls::default();
         // Its own program file, which it can't read, would be all that a link to /proc/self/exe inside leads to.

@@ -52,6 +52,8 @@ pub(super) fn is_of_policy(step: &Step) -> bool {
             | Step::Personality
             | Step::TimerSlack { .. }
             | Step::LoopbackUp
+            | Step::NotDumpable
+            | Step::Join { .. }
     );
     !streams && !command && !worn && !bounds && !root
 }

@@ -89,6 +89,8 @@ pub(crate) struct Lowered {
     pub(crate) gid: u32,
     /// Whether the program's process has to change its ids to get there.
     pub(crate) changes: bool,
+    /// The ids that the first process takes on as soon as it is in the namespace, where its own may mean nothing.
+    pub(crate) at_entry: Option<(u32, u32)>,
     /// Whether the caller's own ids mean nothing inside, so that whoever builds the root has to change them too.
     pub(crate) caller_unmapped: bool,
 }
@@ -102,6 +104,8 @@ pub(crate) enum Writer {
     Root,
     /// newuidmap(1) and newgidmap(1), for ids that /etc/subuid and /etc/subgid give to the caller.
     Helper,
+    /// The caller, by a function of its own, or whoever has made the namespace: what the maps come to is not known.
+    Others,
 }
 
 /// The kernel's bound: `UID_GID_MAP_MAX_EXTENTS`.
@@ -131,7 +135,7 @@ pub(crate) fn lower(ids: &Ids, caller: Caller) -> Result<Lowered> {
     let gid_writer = writer(own(&gid_map, caller.gid));
     let changes = inside(&uid_map, caller.uid) != Some(uid) || inside(&gid_map, caller.gid) != Some(gid);
     let caller_unmapped = inside(&uid_map, caller.uid).is_none() || inside(&gid_map, caller.gid).is_none();
-    Ok(Lowered { uid_map, gid_map, uid_writer, gid_writer, uid, gid, changes, caller_unmapped })
+    Ok(Lowered { uid_map, gid_map, uid_writer, gid_writer, uid, gid, changes, at_entry: None, caller_unmapped })
 }
 
 /// Lowers the policy in the caller's own user namespace: there are no maps, and only root can change ids.
@@ -158,6 +162,32 @@ pub(crate) fn lower_without_namespace(ids: &Ids, caller: Caller) -> Result<Lower
         uid,
         gid,
         changes,
+        at_entry: None,
+        caller_unmapped: false,
+    })
+}
+
+/// Lowers the policy in a user namespace whose maps are somebody else's matter.
+pub(crate) fn lower_with_maps_of_others(ids: &Ids, caller: Caller) -> Result<Lowered> {
+    for (name, map) in [("uid_map", &ids.uid_map), ("gid_map", &ids.gid_map)] {
+        if !map.is_empty() {
+            let cause = "the maps of this user namespace are written by somebody else";
+            return Err(Error::invalid(Layer::Ids, name, cause));
+        }
+    }
+    let (uid, gid) = ids.user.unwrap_or((caller.uid, caller.gid));
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(not_an_id("user"));
+    }
+    Ok(Lowered {
+        uid_map: Vec::new(),
+        gid_map: Vec::new(),
+        uid_writer: Writer::Others,
+        gid_writer: Writer::Others,
+        uid,
+        gid,
+        changes: false,
+        at_entry: ids.user,
         caller_unmapped: false,
     })
 }
@@ -195,6 +225,18 @@ impl Lowered {
     /// The maps of user and group ids, in the form of the kernel's.
     pub(crate) fn maps(&self) -> [Vec<[u32; 3]>; 2] {
         [&self.uid_map, &self.gid_map].map(|map| map.iter().map(IdMap::line).collect())
+    }
+
+    /// Whether it is known which ids are which.
+    pub(crate) fn maps_are_known(&self) -> bool {
+        self.uid_writer != Writer::Others
+    }
+
+    /// Takes on the ids that were asked for, where nobody knows what the caller's own mean.
+    pub(crate) fn take_on(&self, steps: &mut Vec<Step>) {
+        if let Some((uid, gid)) = self.at_entry {
+            steps.extend([Step::SetGid { id: gid }, Step::SetUid { id: uid }]);
+        }
     }
 
     /// Changes to the ids of the program; groups first, while the user may still do that.

@@ -1,12 +1,15 @@
 //! Namespaces: which ones the sandbox has of its own, and what is set in them.
 
+mod join;
+
 use std::ffi::CString;
 
 use crate::error::{Error, Layer, Result};
 use crate::plan::Step;
+pub(crate) use join::{Join, Joined, enter};
 
 bitflags::bitflags! {
-    /// The namespaces that a sandbox has of its own: see namespaces(7).
+    /// The namespaces that a sandbox has of its own: see namespaces(7). [`Sandbox::join`](crate::Sandbox::join) takes others'.
     ///
     /// The default is every one but [`TIME`](Namespaces::TIME). Leaving one out weakens the sandbox, and is visible
     /// where it is written: `Namespaces::all() - Namespaces::NET`. Sets that can't work are refused when a command

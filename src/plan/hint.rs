@@ -1,11 +1,25 @@
 //! What helps when a step has failed, as far as the step and the error number show it.
 
 use super::{Fault, Operand, Step, Upper};
+use crate::error::Layer;
 
 /// A remedy, where one is known.
 pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
     let hint = match (step, fault.operand, fault.errno) {
         (Step::WriteProc { .. }, _, libc::ENOENT) => "/proc is not mounted in this host process's view",
+        (Step::Join { .. }, _, libc::EPERM) => {
+            "it takes CAP_SYS_ADMIN there: a user namespace has to be one that the caller, or an ancestor of its, has made below \
+             its own, and a PID namespace one that belongs to the user namespace that is joined"
+        }
+        (Step::Join { .. }, _, libc::EINVAL) => {
+            "a user namespace has to be another than the process's own, and a PID namespace its own or one below"
+        }
+        (Step::Unshare { namespaces }, _, libc::EINVAL) if namespaces & libc::CLONE_NEWPID as u64 != 0 => {
+            "a PID namespace below a joined one has to belong to the same user namespace, or to one below: join that too"
+        }
+        (step, _, libc::EOVERFLOW) if step.layer() == Layer::Mount => {
+            "the ids of the caller are not mapped in the user namespace: name some that are with Sandbox::user"
+        }
         (_, _, libc::EFBIG) => "the host process has a limit on the size of files: RLIMIT_FSIZE",
         (Step::Proc { .. }, Operand::Call, libc::EPERM) => {
             "the /proc of this host is partly masked, as in a container, and the kernel then lets nobody mount a new \

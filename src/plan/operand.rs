@@ -15,6 +15,16 @@ pub(crate) struct MapLines {
     pub(crate) helper: bool,
 }
 
+/// What the host does with the id of a process before that goes on.
+#[derive(Clone)]
+pub(crate) struct Hook(pub(crate) Arc<dyn Fn(u32) -> std::io::Result<()> + Send + Sync>);
+
+impl fmt::Debug for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
 /// Whose memory a child runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Memory {

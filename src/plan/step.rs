@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::EntryStep;
-use super::operand::{Content, HostPath, Inside, MapLines, Memory, Operand, Upper, attr};
+use super::operand::{Content, Hook, HostPath, Inside, MapLines, Memory, Operand, Upper, attr};
 use crate::error::Layer;
 use crate::sys::{BpfInstruction, CStringArray, LandlockHandled};
 
@@ -57,6 +57,18 @@ pub(crate) enum Step {
         layer: Layer,
         path: &'static CStr,
         data: Vec<u8>,
+    },
+    /// Has the caller write the id maps of the holder, from outside.
+    MapsByCaller {
+        hook: Hook,
+    },
+    /// Hides the memory, a copy of the host's, from those who may look into other processes of their namespaces.
+    NotDumpable,
+    /// Joins a namespace that somebody else has made.
+    Join {
+        what: &'static str,
+        kind: u64,
+        namespace: Arc<OwnedFd>,
     },
     /// Joins the namespaces of the holder.
     EnterHolder {
@@ -400,11 +412,17 @@ impl Step {
     pub(crate) fn layer(&self) -> Layer {
         match self {
             Step::Clone { .. } | Step::EnterHolder { .. } | Step::Unshare { .. } => Layer::Namespaces,
+            Step::Join { .. } => Layer::Namespaces,
+            Step::NotDumpable => Layer::Process,
             Step::EnterOwner | Step::EnterTemplate { .. } | Step::HandOver => Layer::Namespaces,
             Step::NotePidNamespace => Layer::Namespaces,
             Step::Ready | Step::AwaitReady | Step::AwaitInit => Layer::Process,
             Step::EndHolder | Step::NoUserNamespaces | Step::Hostname { .. } | Step::Domainname => Layer::Namespaces,
-            Step::Maps { .. } | Step::DropGroups | Step::SetGid { .. } | Step::SetUid { .. } => Layer::Ids,
+            Step::Maps { .. }
+            | Step::MapsByCaller { .. }
+            | Step::DropGroups
+            | Step::SetGid { .. }
+            | Step::SetUid { .. } => Layer::Ids,
             Step::WriteProc { layer, .. } => *layer,
             Step::LoopbackUp | Step::PassNetwork | Step::JoinNetwork | Step::HandOverNetwork => Layer::Network,
             Step::Inherit { .. } | Step::Install { .. } | Step::InstallNull { .. } | Step::CloseRest { .. } => {

@@ -114,6 +114,9 @@ impl fmt::Display for Step {
             Step::WriteProc { path, data, .. } => {
                 write!(f, "write {} {}", Escaped(path.to_bytes()), String::from_utf8_lossy(data))
             }
+            Step::MapsByCaller { .. } => f.write_str("uid_map, gid_map by the caller"),
+            Step::NotDumpable => f.write_str("dumpable 0"),
+            Step::Join { what, kind, .. } => write!(f, "setns {what} {}", Flags(*kind)),
             Step::EnterHolder { namespaces } => write!(f, "setns holder {}", Flags(*namespaces)),
             Step::EnterOwner => f.write_str("setns template user"),
             Step::EnterTemplate { network: false } => f.write_str("setns template user,mount"),

@@ -49,7 +49,8 @@ pub(crate) struct Children<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) context: &'a Context<'a>,
     pub(crate) reports: &'a Reports,
-    /// One for the cell, one for init, one for the program; the first also for what the host clones.
+    /// One for the cell, one for init, one for the program; the first also for what the host clones, and the last for a cell
+    /// that the cell clones.
     pub(crate) stacks: [sys::Stack<'a>; sys::STACKS],
 }
 
@@ -74,8 +75,34 @@ impl<'a> Children<'a> {
 
     /// The body of the cell.
     fn run_cell(self, cell: &Cell) {
-        let Reports { cell: report, init: init_report, program, .. } = self.reports;
+        let report = &self.reports.cell;
         self.take(cell.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
+        match &cell.below {
+            Some(below) => self.start_below(cell, below),
+            None => self.run_in_cell(cell),
+        }
+        sys::exit(0)
+    }
+
+    /// Clones the process that does the rest; returns when it has ended. It is the host's child too, which tells how it ended.
+    fn start_below(self, cell: &Cell, below: &Launch) {
+        let Reports { cell: report, below: told, .. } = self.reports;
+        let [_, _, _, stack] = self.stacks;
+        report.at(below.clone);
+        let body = || {
+            self.take(below.body.clone(), report).unwrap_or_else(|fault| give_up(report, fault));
+            self.run_in_cell(cell);
+            sys::exit(0)
+        };
+        let flags = (libc::CLONE_FILES | libc::CLONE_PARENT) as u64;
+        if let Err(errno) = self.clone(below.clone, flags, stack, Return::AfterExec, told, &body) {
+            give_up(report, errno.into());
+        }
+    }
+
+    /// Clones init and the program, from where they are to be.
+    fn run_in_cell(self, cell: &Cell) {
+        let Reports { cell: report, init: init_report, program, .. } = self.reports;
         // Init uses it, and the rest of this memory, until it is executed.
         let body = || self.run(cell.init.as_ref().map_or(0..0, |init| init.body.clone()), init_report);
         if let Some(init) = &cell.init {
@@ -88,13 +115,12 @@ impl<'a> Children<'a> {
             }
             self.wait_for_init().unwrap_or_else(|fault| give_up(report, fault));
         }
-        sys::exit(0)
     }
 
     /// Clones init, which takes its steps while the cell goes on: most machines have two processors.
     fn start_init<F: Fn()>(self, init: &Launch, body: &F, meanwhile: Range<usize>) {
         let Reports { cell: report, init: init_report, init_sets_up, not_ready, .. } = self.reports;
-        let [_, stack, _] = self.stacks;
+        let [_, stack, ..] = self.stacks;
         report.at(init.clone);
         not_ready.store(1, Relaxed);
         let returns = Return::AtOnce(init_sets_up);
@@ -125,7 +151,7 @@ impl<'a> Children<'a> {
     /// Clones the program; returns when it is executed, or has failed.
     fn start_program(self) {
         let Reports { cell: report, program, .. } = self.reports;
-        let [_, _, stack] = self.stacks;
+        let [_, _, stack, _] = self.stacks;
         let Launch { clone, body } = &self.plan.program;
         report.at(*clone);
         let run = || self.run(body.clone(), program);
@@ -288,13 +314,17 @@ impl State<'_> {
         }
         match step {
             // Done by the host, or by `Children::clone`.
-            Step::Clone { .. } | Step::Timer { .. } | Step::Maps { .. } => Err(Errno(libc::EINVAL).into()),
+            Step::Clone { .. } | Step::Timer { .. } | Step::Maps { .. } | Step::MapsByCaller { .. } => {
+                Err(Errno(libc::EINVAL).into())
+            }
             Step::CgroupEnable { .. } | Step::Cgroup { .. } | Step::CgroupFile { .. } => {
                 Err(Errno(libc::EINVAL).into())
             }
             Step::EnterCgroup => self.enter_cgroup(),
             Step::Deadline => Ok(self.context.bounds.deadline.map_or(Ok(()), sys::die_at)?),
             Step::WriteProc { path, data, .. } => self.write_proc(path, data),
+            Step::NotDumpable => Ok(sys::not_dumpable()?),
+            Step::Join { kind, namespace, .. } => Ok(sys::setns_fd(namespace.as_fd(), *kind as i32)?),
             Step::EnterHolder { namespaces } => Ok(sys::setns(sys::borrow(self.context.holder), *namespaces)?),
             Step::EnterOwner => self.enter_owner(),
             Step::EnterTemplate { network } => self.enter_template(*network),

@@ -11,6 +11,8 @@ use crate::sys::Told;
 pub(crate) struct Reports {
     pub(crate) holder: Report,
     pub(crate) cell: Report,
+    /// The second cell, whose steps are told as those of the first.
+    pub(crate) below: Told,
     pub(crate) init: Report,
     pub(crate) program: Report,
     pub(crate) head: Head,

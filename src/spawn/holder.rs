@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::{Cell, children, diagnosis, lifeline, start_single};
 use crate::error::{Error, ErrorKind, Layer, Result};
+use crate::hold::failed;
 use crate::layer::ids::check_subordinate;
 use crate::plan::{Holder, Launch, MapLines, Plan, Step};
 use crate::postfork::{Context, Reports};
@@ -22,22 +23,32 @@ struct Map<'a> {
 
 /// Starts the holder, and writes its maps. It ends when it is dropped.
 pub(super) fn start(plan: &Plan, holder: &Holder, arena: &Arena<Reports>, init: &[u8]) -> Result<Cell> {
+    if let Some(step @ Step::MapsByCaller { hook }) = plan.steps.get(holder.maps) {
+        let cell = hold(plan, holder, arena, init)?;
+        (hook.0)(cell.init().pid().unsigned_abs()).map_err(|error| failed(Layer::Ids, &step.to_string(), &error))?;
+        return Ok(cell);
+    }
     let maps = maps(plan, holder)?;
     // Whatever can be known to fail, before a process exists.
     let helpers = maps.each_ref().map(Map::check);
     let [uid_helper, gid_helper] = helpers;
     let (uid_helper, gid_helper) = (uid_helper?, gid_helper?);
-    let (inner, outer) = lifeline()?;
-    let lifeline = inner.as_raw_fd();
-    let context = Context { lifeline, init, ..Context::default() };
-    let launch = Launch { clone: holder.clone, body: holder.body.clone() };
-    let children = children(plan, &context, arena);
-    let cell = Cell::new(start_single(children, &launch, &arena.holder)?, outer, (0, 0), None);
+    let cell = hold(plan, holder, arena, init)?;
     let [uid, gid] = &maps;
     // The group map first, while the writer is still in no doubt about who it is.
     gid.write(cell.init().pid(), gid_helper.as_deref())?;
     uid.write(cell.init().pid(), uid_helper.as_deref())?;
     Ok(cell)
+}
+
+/// Starts the process that holds the namespace.
+fn hold(plan: &Plan, holder: &Holder, arena: &Arena<Reports>, init: &[u8]) -> Result<Cell> {
+    let (inner, outer) = lifeline()?;
+    let lifeline = inner.as_raw_fd();
+    let context = Context { lifeline, init, ..Context::default() };
+    let launch = Launch { clone: holder.clone, body: holder.body.clone() };
+    let children = children(plan, &context, arena);
+    Ok(Cell::new(start_single(children, &launch, &arena.holder)?, outer, (0, 0), None))
 }
 
 fn maps<'a>(plan: &'a Plan, holder: &Holder) -> Result<[Map<'a>; 2]> {

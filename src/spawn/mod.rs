@@ -1,6 +1,7 @@
 //! Starting the processes of a plan, and owning them.
 
 mod arena;
+mod below;
 mod diagnosis;
 mod holder;
 mod leaf;
@@ -26,8 +27,9 @@ use crate::enter::Inside;
 use crate::error::{Error, Layer, Result};
 use crate::plan::{self, Fault, Given, Lack, Launch, Lease, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports, Writable};
-use crate::sys::{self, Arena, Ended, Errno, Sharing, SignalSet, Told, Words};
+use crate::sys::{self, Arena, Cloned, Ended, Errno, Sharing, SignalSet, Told, Words};
 
+use below::{as_seen_here, end_below, maps_of};
 pub(crate) use diagnosis::exec_hint;
 pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use leaf::Leaf;
@@ -86,6 +88,11 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
     let keeps = plan.keeps.clone();
+    let changes = plan.steps.iter().any(keeps_changes);
+    let ids = match changes {
+        true => maps_of(plan, cell.as_ref().map_or(&program, Cell::init))?,
+        false => None,
+    };
     let streams = wiring.streams();
     let inside = cell.as_ref().map(|cell| Inside::new(plan, cell, &program, (writable, named)).into());
     let parts = Parts { program, cell, streams, started, host_peak, report: holds, keeps, inside, limited };
@@ -98,8 +105,8 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
             sys::receive_fd(outer.as_fd()).map_err(failed).and_then(|fd| above_streams(fd.into()))
         };
         // In the order in which they are sent: init has built the root before there was a program.
-        if plan.steps.iter().any(keeps_changes) {
-            child.set_written(Written::new(receive(Layer::Mount, "receive the changes")?, plan));
+        if changes {
+            child.set_written(Written::new(receive(Layer::Mount, "receive the changes")?, plan, ids));
         }
         if plan.steps.iter().any(|step| matches!(step, Step::HandPtyOver)) {
             child.pty = Some(Pty::new(receive(Layer::Fds, "receive pty")?)?);
@@ -175,7 +182,9 @@ fn start_cell(
     drop(blocked);
     cloned.map_err(|Errno(errno)| diagnosis::failed(plan, cell.clone, errno))?;
     let ended = told.take().map(Process::from).ok_or(Errno(libc::ECHILD)).and_then(|cell| cell.wait(0));
-    let [init, program] = [&reports.init, &reports.program].map(|report| report.process.take().map(Process::from));
+    let ended = end_below(reports, ended);
+    let process = |told: Cloned| Process::from(if cell.below.is_some() { as_seen_here(told) } else { told });
+    let [init, program] = [&reports.init, &reports.program].map(|report| report.process.take().map(process));
     if !has_finished(children, &ended) {
         // Killed, it may leave processes that are still being set up in this memory: they end before that goes. The
         // program first: init ends only when all other processes of its namespace are reaped.

@@ -13,8 +13,8 @@ use super::{Errno, Fd, Moment, Result, arch, call, check, exit};
 /// Stack of a child. The deepest path of `postfork` needs a sixth of it in a build without optimisation.
 const STACK: usize = 128 * 1024;
 
-/// As many as run at a time: a cell, and what it clones.
-pub(crate) const STACKS: usize = 3;
+/// As many as run at a time: a cell, and what it clones; or a cell that clones another, which does.
+pub(crate) const STACKS: usize = 4;
 
 /// No processor here has larger pages: AArch64 may have them of this size.
 const GUARD: usize = 64 * 1024;

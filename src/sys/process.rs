@@ -334,6 +334,18 @@ pub(crate) fn parent_namespace(namespace: BorrowedFd<'_>) -> Result<Fd> {
     unsafe { call(libc::SYS_ioctl, [raw(namespace), NS_GET_PARENT]) }.map(Fd::new)
 }
 
+/// ioctl(2) with `NS_GET_NSTYPE` (Linux 4.11): what kind of namespace this is, as its clone flag.
+pub(crate) fn namespace_kind(namespace: BorrowedFd<'_>) -> Result<u32> {
+    const NS_GET_NSTYPE: usize = 0xb703;
+    // SAFETY: The request takes no argument.
+    unsafe { call(libc::SYS_ioctl, [raw(namespace), NS_GET_NSTYPE]) }.map(|kind| kind as u32)
+}
+
+/// prctl(2) with `PR_SET_DUMPABLE`: nobody without privilege over this memory may look into it.
+pub(crate) fn not_dumpable() -> Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, [0; 4]).map(drop)
+}
+
 /// How a process ended, with what it used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {

@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::harness::{compile_static, is_root, real, removable, temp_dir};
 use crate::skip;
 
+#[path = "bwrap_joined.rs"]
+mod joined;
 #[path = "bwrap_lines.rs"]
 mod lines;
 use lines::{INTENDED, Intended, MISTAKES, Who, pairs, singles};
@@ -54,7 +56,7 @@ fn within_time(program: impl AsRef<std::ffi::OsStr>) -> Command {
 }
 
 /// Content for the descriptors that command lines name: 20 to 22 are files, 23 a directory, 24 a filter that allows all,
-/// 25 a list of arguments, 26 for what is written.
+/// 25 a list of arguments, 26 for what is written, 27 and up namespaces.
 fn descriptors(dir: &Path) -> Vec<(OwnedFd, i32)> {
     let content = |name: &str, bytes: &[u8]| {
         let path = dir.join(name);
@@ -72,6 +74,7 @@ fn descriptors(dir: &Path) -> Vec<(OwnedFd, i32)> {
         (content("arguments", b"--setenv\0FROM\0args\0--dir\0/args"), 25),
         (written, 26),
     ];
+    let joined = joined::namespaces();
     // Out of the way of those numbers, which other threads may have open here.
     let apart = |(fd, number): (OwnedFd, i32)| {
         // SAFETY: No pointers.
@@ -81,7 +84,7 @@ fn descriptors(dir: &Path) -> Vec<(OwnedFd, i32)> {
         let moved = unsafe { OwnedFd::from_raw_fd(moved) };
         (moved, number)
     };
-    all.into_iter().map(apart).collect()
+    all.into_iter().chain(joined).map(apart).collect()
 }
 
 /// Runs a program with these arguments, and exactly these descriptors.
@@ -212,7 +215,8 @@ fn what_a_program_sees_is_what_it_sees_in_bubblewrap() {
         skip!("no example bwrap beside the tests, or no bubblewrap in the test cache");
     };
     let probe = compile_static("bwrap-probe", include_str!("bwrap_probe.c"));
-    let all: Vec<String> = singles().into_iter().chain(pairs()).collect();
+    let all: Vec<String> = singles().into_iter().chain(pairs()).chain(joined::lines()).collect();
+    let intended: Vec<&Intended> = INTENDED.iter().chain(joined::INTENDED).collect();
     let next = AtomicUsize::new(0);
     // A start mostly waits for the kernel.
     let work = || {
@@ -229,7 +233,7 @@ fn what_a_program_sees_is_what_it_sees_in_bubblewrap() {
     {
         let [own, reference] = [own, reference].map(Option::as_deref);
         let fits = |known: &Intended| known.fits(line, name, own.unwrap_or(""), reference.unwrap_or(""));
-        match INTENDED.iter().position(fits) {
+        match intended.iter().position(|known| fits(known)) {
             Some(index) => drop(used.insert(index)),
             None => {
                 let what = format!("{name}\n    ours      {own:?}\n    reference {reference:?}");
@@ -243,7 +247,7 @@ fn what_a_program_sees_is_what_it_sees_in_bubblewrap() {
     // Every difference in the list has to be one.
     let who = if is_root() { Who::Root } else { Who::User };
     let expected = |(index, known): &(usize, &Intended)| known.is_for(who) && !used.contains(index);
-    let unseen: Vec<_> = INTENDED.iter().enumerate().filter(expected).map(|(_, known)| known).collect();
+    let unseen: Vec<_> = intended.iter().copied().enumerate().filter(expected).map(|(_, known)| known).collect();
     assert!(unseen.is_empty(), "these differences are none any more: {unseen:#?}");
     eprintln!("{} command lines", all.len());
 }
@@ -256,7 +260,7 @@ fn mistakes_are_told_in_the_same_words() {
     let dir = temp_dir();
     let dir = real(dir.path());
     let mut failures = Vec::new();
-    for line in MISTAKES.lines().filter(|line| !line.trim().is_empty()) {
+    for line in MISTAKES.lines().chain(joined::MISTAKES.lines()).filter(|line| !line.trim().is_empty()) {
         let arguments: Vec<String> = line.split_whitespace().map(|word| word.replace("EMPTY", "")).collect();
         let told = |command| {
             let (output, _) = run(command, &dir, &arguments);

@@ -33,7 +33,7 @@ impl Intended {
     }
 }
 
-const fn intended(
+pub(super) const fn intended(
     line: &'static str,
     name: &'static str,
     fits: fn(&str, &str) -> bool,
@@ -236,7 +236,6 @@ pub(super) const MISTAKES: &str = "
 --userns2
 --pidns
 --pidns x
---unshare-user --userns 20 true
 --exec-label
 --exec-label foo true
 --file-label
@@ -252,7 +251,12 @@ const BASE: &str = "--ro-bind PROBE PROBE --proc /proc";
 
 /// Each option alone, and what takes more than two.
 pub(super) fn singles() -> Vec<String> {
-    let lines = SINGLES.lines().filter(|line| !line.trim().is_empty());
+    filled(SINGLES)
+}
+
+/// Whole command lines of options and paths.
+pub(super) fn filled(lines: &str) -> Vec<String> {
+    let lines = lines.lines().filter(|line| !line.trim().is_empty());
     let line = |line: &str| match line.split_once(" | ") {
         Some((options, paths)) => format!("{BASE} {options} PROBE {paths}"),
         None => line.to_owned(),

@@ -44,6 +44,7 @@ mod image_open;
 #[cfg(feature = "image")]
 mod image_run;
 mod inherited;
+mod join;
 mod keyring;
 mod killed;
 mod landlock;
