@@ -187,14 +187,19 @@ fn moment(started: Instant, time: Duration) -> sys::Result<Option<Moment>> {
     Ok(Moment::now()?.after(left))
 }
 
-/// The error of a start whose time was up.
-fn too_late(wall: Wall, step: Option<&Step>) -> Error {
+/// The error of a start whose time was up, and what was done at that time, if that is known.
+fn too_late(wall: Wall, during: Option<&str>) -> Error {
     let words = Step::Timer { time: wall.time, grace: wall.grace }.to_string();
-    let during = step.map_or_else(String::new, |step| format!(", at \"{}: {step}\"", step.layer()));
+    let during = during.map_or_else(String::new, |during| format!(", at \"{during}\""));
     let cause = format!("the time was up while the sandbox was set up{during}");
-    let error = Error::new(Layer::Limits, ErrorKind::Os, words, cause).with_errno(libc::ETIMEDOUT);
+    Error::new(Layer::Limits, ErrorKind::Os, words, cause).with_errno(libc::ETIMEDOUT)
+}
+
+/// The same, at a step.
+fn too_late_at(wall: Wall, step: Option<&Step>) -> Error {
+    let during = step.map(|step| format!("{}: {step}", step.layer()));
     let path = step.and_then(|step| step.path(crate::plan::Operand::Source));
-    path.into_iter().fold(error, Error::with_path)
+    path.into_iter().fold(too_late(wall, during.as_deref()), Error::with_path)
 }
 
 impl Limited {
@@ -204,6 +209,20 @@ impl Limited {
             Some(clock) if clock.is_over() && !clock.wall.later => Err(too_late(clock.wall, None)),
             _ => Ok(()),
         }
+    }
+
+    /// When the sandbox has to be set up, if its time counts already.
+    pub(super) fn set_up_ends(&self) -> Option<Instant> {
+        self.clock.as_ref().filter(|clock| !clock.wall.later)?.ends
+    }
+
+    /// The error of a start whose time was up during this.
+    pub(super) fn too_late(&self, during: &str) -> Error {
+        let clock = self.clock.as_ref();
+        clock.map_or_else(
+            || Error::os(Layer::Limits, during, libc::ETIMEDOUT),
+            |clock| too_late(clock.wall, Some(during)),
+        )
     }
 
     /// Notes when the program was executed.
@@ -218,7 +237,7 @@ impl Limited {
         let late = self.clock.as_ref().filter(|clock| clock.is_over() && matches!(errno, 0 | libc::ETIMEDOUT));
         if let Some(clock) = late {
             let mut steps = [&reports.program, &reports.init].into_iter().map(|report| plan.steps.get(report.step()));
-            return too_late(clock.wall, steps.find_map(|step| step));
+            return too_late_at(clock.wall, steps.find_map(|step| step));
         }
         let clone = plan.steps.get(plan.program.clone).map(Step::to_string).unwrap_or_default();
         let entering = [clone, Step::EnterCgroup.to_string()].iter().any(|step| step == error.step());

@@ -251,6 +251,8 @@ fn the_use_of_a_disk_is_bounded() {
     let dir = temp_dir();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let Some((device, device_number)) = device_of(dir.path()) else { skip!("the directory is on no whole device") };
+    // So that the kernel counts without a limit too.
+    fs::write(directory.0.join("cgroup.subtree_control"), "+io").unwrap();
     let max = IoMax::new(&device).write_bytes(RATE).read_bytes(3 << 20).write_operations(100_000);
     let plain = sandbox(&directory, Limits::new()).bind(real(dir.path()), "/out");
     let limited = sandbox(&directory, Limits::new().io_max(max)).bind(real(dir.path()), "/out");
