@@ -19,7 +19,7 @@ use crate::harness::{children, compile_static, host, is_root, noop, open_fds, re
 use crate::skip;
 
 /// Policies of all sorts of children: in shared and in copied memory, by way of a holder, and without init.
-fn policies() -> Vec<Sandbox> {
+pub(crate) fn policies() -> Vec<Sandbox> {
     let plain = with_program(&noop());
     let all = Namespaces::default();
     let mut policies = vec![
@@ -340,6 +340,15 @@ fn nothing_is_made_through_the_links_of_a_hostile_root() {
     }
 }
 
+/// A program that tells which descriptors it has.
+pub(crate) fn lists_descriptors() -> PathBuf {
+    compile_static(
+        "list",
+        "#include <fcntl.h>\n#include <stdio.h>\n\
+         int main(void) { for (int fd = 0; fd < 30000; fd++) if (fcntl(fd, F_GETFD) >= 0) printf(\"%d \", fd); }",
+    )
+}
+
 /// Hazard 10.
 #[test]
 fn a_host_with_twenty_thousand_open_files_spawns() {
@@ -361,11 +370,7 @@ fn a_host_with_twenty_thousand_open_files_spawns() {
             // SAFETY: No pointers.
             assert!(unsafe { libc::dup(file.as_raw_fd()) } >= 0);
         }
-        let program = compile_static(
-            "list",
-            "#include <fcntl.h>\n#include <stdio.h>\n\
-             int main(void) { for (int fd = 0; fd < 30000; fd++) if (fcntl(fd, F_GETFD) >= 0) printf(\"%d \", fd); }",
-        );
+        let program = lists_descriptors();
         for sandbox in policies() {
             let mut command = sandbox.bind_ro(&program, "/list").command("/list");
             let output = command.fd(15_000, file.try_clone().unwrap()).output().unwrap();

@@ -19,7 +19,7 @@ use crate::harness::{children, host, is_root, mounts, noop, open_fds, real, temp
 use crate::skip;
 
 /// Sets the soft limit of this process, and returns the old one.
-fn limit(resource: u32, soft: u64) -> u64 {
+pub(crate) fn limit(resource: u32, soft: u64) -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: The kernel writes one structure.
     assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
@@ -45,7 +45,7 @@ fn run(sandbox: &Sandbox) -> Result<(), Error> {
 }
 
 /// Policies that differ in the processes and files that they take.
-fn policies(dir: &Path) -> Vec<Sandbox> {
+pub(crate) fn policies(dir: &Path) -> Vec<Sandbox> {
     let plain = with_program(&noop());
     let layers = plain.clone().rootfs(Rootfs::dir(dir).ephemeral());
     let more = plain.clone().tmpfs(Tmpfs::new("/scratch")).file("/etc/motd", "hello").network(Network::Loopback);
@@ -54,7 +54,7 @@ fn policies(dir: &Path) -> Vec<Sandbox> {
 
 /// Has starts fail at one bound after the other, until one succeeds: all fail with `errno`, and leave nothing. Returns the
 /// steps that have failed.
-fn until_it_succeeds(
+pub(crate) fn until_it_succeeds(
     sandbox: &Sandbox,
     errno: i32,
     bounds: impl Iterator<Item = u64>,
