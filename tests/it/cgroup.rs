@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use belljar::{Cause, Child, ErrorKind, IoMax, Layer, Limits, Namespaces, Rootfs, Sandbox, Stdio, UsageSource};
+use belljar::{Cause, Child, Error, ErrorKind, IoMax, Layer, Limits, Namespaces, Rootfs, Sandbox, Stdio, UsageSource};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -366,6 +366,8 @@ fn pause(group: &Path, child: &mut Child) {
     assert!((0..20).any(|_| rests()) && rests(), "none of them runs");
 }
 
+type End = fn(&mut Child) -> Result<(), Error>;
+
 #[test]
 fn a_pause_freezes_the_group_and_what_is_frozen_ends_like_others() {
     let directory = delegated!("freeze", []);
@@ -387,13 +389,13 @@ fn a_pause_freezes_the_group_and_what_is_frozen_ends_like_others() {
         assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
         child.resume().unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(9));
-        let ends: [fn(&mut Child) -> Result<(), belljar::Error>; 3] = [
-            Child::kill,
-            |child| child.signal(libc::SIGKILL),
+        let ends: [(End, _); 3] = [
+            (Child::kill, libc::SIGKILL),
+            (|child| child.signal(libc::SIGKILL), libc::SIGKILL),
             // Nobody handles it.
-            |child| child.signal(libc::SIGTERM),
+            (|child| child.signal(libc::SIGTERM), libc::SIGTERM),
         ];
-        for (end, signal) in ends.iter().zip([libc::SIGKILL, libc::SIGKILL, libc::SIGTERM]) {
+        for (end, signal) in ends {
             let mut child = sandbox.command("/program").args(["spin", "4"]).spawn().unwrap();
             pause(&group_of(&directory, &child), &mut child);
             end(&mut child).unwrap();

@@ -163,6 +163,7 @@ fn files_may_run_out_for_everybody_at_every_count() {
     /// Room for all that there may be.
     const ALL: u64 = u64::MAX;
     if is_again() {
+        let open_one = || File::open("/dev/null");
         limit(libc::RLIMIT_NOFILE, ALL);
         let dir = temp_dir();
         let held = RefCell::new(Vec::new());
@@ -170,16 +171,11 @@ fn files_may_run_out_for_everybody_at_every_count() {
         let leave = |room: u64| {
             let mut held = held.borrow_mut();
             held.clear();
-            while room != ALL {
-                match File::open("/dev/null") {
-                    Ok(file) => held.push(file),
-                    Err(error) => {
-                        assert_eq!(error.raw_os_error(), Some(libc::ENFILE));
-                        let kept = held.len() - room as usize;
-                        held.truncate(kept);
-                        break;
-                    }
-                }
+            if room != ALL {
+                held.extend(std::iter::from_fn(|| open_one().ok()));
+                assert_eq!(open_one().unwrap_err().raw_os_error(), Some(libc::ENFILE));
+                let kept = held.len() - room as usize;
+                held.truncate(kept);
             }
             ALL
         };
