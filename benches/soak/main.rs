@@ -60,14 +60,17 @@ fn soak(dir: &Path, spawns: usize) -> bool {
         ("a pool, one thread", From::Pool, 1),
         ("a pool, 64 threads", From::Pool, 64),
     ] {
-        let programs = Programs::find(dir);
-        let run = |spawns| run(spawns, threads, |number| programs.spawn(from, number));
+        // What the pool keeps, as many network namespaces as there ever were at once, goes with it.
+        let run = |spawns| {
+            let programs = Programs::find(dir);
+            let measured = run(spawns, threads, |number| programs.spawn(from, number));
+            programs.settle();
+            measured
+        };
         // What is allocated once.
         run(200);
-        programs.settle();
         let before = Holdings::look_settled();
         let (latencies, time) = run(spawns);
-        programs.settle();
         clean &= row(name, &before, &latencies, time);
     }
     clean &= while_somebody_kills(dir, spawns);
