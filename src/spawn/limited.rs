@@ -6,6 +6,8 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::leaf::{CpuTime, Leaf};
 use super::{Cell, Process, above_streams, diagnosis};
 use crate::error::{Error, ErrorKind, Layer, Result};
@@ -97,12 +99,13 @@ impl Limited {
     pub(crate) fn cause(&self, status: ExitStatus, own_time: Duration, cell: Option<&Cell>) -> Option<Cause> {
         let killed = status.signal() == Some(libc::SIGKILL);
         let asked = self.clock.as_ref().is_some_and(|clock| clock.wall.grace.is_some());
-        let over = self.clock.as_ref().is_some_and(Clock::is_over);
+        let over = self.clock.as_ref().filter(|clock| clock.is_over());
         // What bounds the set-up may still kill a program that is being executed: init sees no more than its end.
         if self.late && killed {
             return Some(Cause::TimedOut);
         }
-        if over && (killed || asked) && cell.is_some_and(Cell::ran_out_of_time) {
+        let init_saw = |(clock, cell): (&Clock, &Cell)| cell.ran_out_of_time().unwrap_or_else(|| clock.was_seen());
+        if (killed || asked) && over.zip(cell).is_some_and(init_saw) {
             return Some(Cause::TimedOut);
         }
         if killed && self.leaf.as_ref().is_some_and(|leaf| leaf.ran_out_of_memory()) {
@@ -173,6 +176,12 @@ impl Clock {
         // What is too far ahead to be told never comes.
         let Some(moment) = self.moment else { return Ok(()) };
         sys::arm(self.timer.as_fd(), moment, self.wall.grace.unwrap_or_default()).map_err(failed)
+    }
+
+    /// Whether init has read the timer, a while after that has expired: it does not once the program has ended.
+    fn was_seen(&self) -> bool {
+        let mut fds = [PollFd::new(self.timer.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO) == Ok(0)
     }
 
     fn is_over(&self) -> bool {
