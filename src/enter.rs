@@ -84,7 +84,8 @@ impl Child {
     ///
     /// None here; those of [`Command::spawn`] and, when the command is started:
     ///
-    /// - [`Os`](ErrorKind::Os) with `ESRCH`: the sandbox has ended.
+    /// - [`Os`](ErrorKind::Os) with `ESRCH`: the sandbox has ended; with `EAGAIN`: its cgroup is
+    ///   [frozen](Child::pause).
     /// - [`InvalidPolicy`](ErrorKind::InvalidPolicy): the sandbox has no PID namespace, and so nobody who keeps it.
     /// - [`Unsupported`](ErrorKind::Unsupported): the host process may not enter. The one who made a user namespace
     ///   always may; without one, it takes `CAP_SYS_ADMIN` and `CAP_SYS_PTRACE`.

@@ -3,12 +3,14 @@
 //! `cargo bench --bench soak` runs 10,000 spawns each from one thread, from 8 and from 64, from a pool, and some that
 //! somebody kills while they start; and kills a host process 1,000 times while it starts them. `-- --short` does a twentieth
 //! of each, `-- --spawns N` another number. It prints what the process holds before and after each run, and how long a start
-//! took among the first and among the last; it fails where something is left over.
+//! took among the first and among the last; it fails where something is left over. In the end it tells by how much a
+//! sandbox outlives its wall time.
 
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 mod holdings;
 mod killed;
+mod late;
 mod mix;
 mod plugin;
 
@@ -58,14 +60,17 @@ fn soak(dir: &Path, spawns: usize) -> bool {
         ("a pool, one thread", From::Pool, 1),
         ("a pool, 64 threads", From::Pool, 64),
     ] {
-        let programs = Programs::find(dir);
-        let run = |spawns| run(spawns, threads, |number| programs.spawn(from, number));
+        // What the pool keeps, as many network namespaces as there ever were at once, goes with it.
+        let run = |spawns| {
+            let programs = Programs::find(dir);
+            let measured = run(spawns, threads, |number| programs.spawn(from, number));
+            programs.settle();
+            measured
+        };
         // What is allocated once.
         run(200);
-        programs.settle();
         let before = Holdings::look_settled();
         let (latencies, time) = run(spawns);
-        programs.settle();
         clean &= row(name, &before, &latencies, time);
     }
     clean &= while_somebody_kills(dir, spawns);
@@ -73,7 +78,9 @@ fn soak(dir: &Path, spawns: usize) -> bool {
     let (before, start) = (Holdings::look_settled(), Instant::now());
     let hosts = spawns.div_ceil(10);
     let gone = killed::kill(dir, hosts);
-    clean & gone & row(&format!("{hosts} hosts killed"), &before, &[], start.elapsed())
+    clean &= gone & row(&format!("{hosts} hosts killed"), &before, &[], start.elapsed());
+    late::measure(dir, spawns.div_ceil(100).max(20));
+    clean
 }
 
 /// Starts while another thread kills children of this process at random moments: each fails with an error, or the program

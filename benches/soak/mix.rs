@@ -14,6 +14,9 @@ pub(crate) enum From {
     Pool,
 }
 
+/// More than the sandboxes of a pool hold, and the 64 network namespaces that it keeps for the next, with six files each.
+const MOST_OPEN: usize = 500;
+
 /// The static programs that are run, and the policy.
 #[derive(Debug)]
 pub(crate) struct Programs {
@@ -52,6 +55,8 @@ impl Programs {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.pool.refill().unwrap();
+        let open = fs::read_dir("/proc/self/fd").unwrap().count();
+        assert!(open < MOST_OPEN, "{open} files are open");
     }
 
     /// One spawn of the mix, judged. Returns how long it took until the program ran, or was refused.

@@ -66,27 +66,42 @@ impl Child {
         self.send_all("signal all", signal)
     }
 
-    /// Stops every process in the sandbox, until [`resume`](Child::resume): with SIGSTOP, which none can catch or ignore.
+    /// Stops every process in the sandbox, until [`resume`](Child::resume).
     ///
-    /// The clock of a wall time runs on. [`kill`](Child::kill) and a drop end what is paused; other signals wait.
+    /// Where the sandbox has a cgroup of its own ([`Sandbox::cgroup`](crate::Sandbox::cgroup), or a limit that takes one), the
+    /// kernel freezes that: all have stopped when this call returns, none sees that it was stopped, and no SIGCONT has one run
+    /// on. Else all get SIGSTOP, which none can catch or ignore, maybe a moment after this call has returned.
     ///
-    /// What is not protected: a process can see that its children were stopped (wait(2), `WUNTRACED`), and one that
-    /// somebody outside sends SIGCONT runs on.
+    /// The clock of a wall time runs on. [`kill`](Child::kill) and a drop end what is paused, and a frozen program is also
+    /// ended by a signal that it leaves to its default action; other signals wait. No [other command](Child::command) can be
+    /// started in a frozen sandbox.
+    ///
+    /// What is not protected: without a cgroup, a process can see that its children were stopped (wait(2), `WUNTRACED`), and
+    /// one that somebody outside sends SIGCONT runs on.
     ///
     /// # Errors
     ///
-    /// As for [`signal_all`](Child::signal_all).
+    /// With a cgroup, [`Os`](crate::ErrorKind::Os): `ETIMEDOUT`, if a process has not stopped within a second, since it waits
+    /// in the kernel for what does not answer, such as the server of a file system; all run on then. Without one, as for
+    /// [`signal_all`](Child::signal_all).
     pub fn pause(&mut self) -> Result<()> {
-        self.send_all("pause", libc::SIGSTOP)
+        match self.limited.leaf() {
+            Some(leaf) => leaf.freeze().map_err(|error| of_group("pause", &error)),
+            None => self.send_all("pause", libc::SIGSTOP),
+        }
     }
 
-    /// Lets go on what was [paused](Child::pause), with SIGCONT; and also what has stopped itself.
+    /// Lets go on what was [paused](Child::pause). Without a cgroup that is a SIGCONT, and has also run on what has stopped
+    /// itself.
     ///
     /// # Errors
     ///
-    /// As for [`signal_all`](Child::signal_all).
+    /// As for [`signal_all`](Child::signal_all), where the sandbox has no cgroup.
     pub fn resume(&mut self) -> Result<()> {
-        self.send_all("resume", libc::SIGCONT)
+        match self.limited.leaf() {
+            Some(leaf) => leaf.thaw().map_err(|error| of_group("resume", &error)),
+            None => self.send_all("resume", libc::SIGCONT),
+        }
     }
 
     /// Asks the program to end, and kills it with all that is in the sandbox if it has not after `grace`: what `docker
@@ -94,7 +109,7 @@ impl Child {
     ///
     /// The program gets the StopSignal of the image that the sandbox is [made of](crate::Sandbox::from_image), or
     /// SIGTERM. If that ends it, the cause is [`Exited`](crate::Cause::Exited) or [`Signaled`](crate::Cause::Signaled),
-    /// and [`Killed`](crate::Cause::Killed) if it took the kill. One that is paused does not get the signal in time.
+    /// and [`Killed`](crate::Cause::Killed) if it took the kill. One that is paused can't handle the signal in time.
     ///
     /// # Errors
     ///
@@ -166,6 +181,11 @@ impl Child {
         })?;
         cell.signal_all(number).map_err(|Errno(errno)| Error::os(Layer::Process, what, errno))
     }
+}
+
+/// The sandbox's cgroup does not do as it is told.
+fn of_group(what: &str, error: &std::io::Error) -> Error {
+    Error::os(Layer::Process, what, error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// The number of a signal, if it is one.

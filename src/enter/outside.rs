@@ -93,6 +93,10 @@ impl Outside {
     fn enter_cgroup(&mut self, inside: &Inside) -> Result<()> {
         let Some(leaf) = &inside.leaf else { return Ok(()) };
         let leaf = leaf.upgrade().ok_or_else(over)?;
+        if leaf.is_frozen() {
+            let error = Error::new(Layer::Process, ErrorKind::Os, "enter", "the sandbox is paused");
+            return Err(error.with_errno(libc::EAGAIN).with_hint("let it go on with Child::resume"));
+        }
         let failed = |error: std::io::Error| {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             Error::os(Layer::Limits, Step::EnterCgroup.to_string(), errno).with_path(leaf.path())

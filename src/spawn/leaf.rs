@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{DirBuilder, File, Metadata, Permissions};
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -39,6 +40,9 @@ const ATTEMPTS: usize = 100;
 
 /// How long the kernel may take to see that the last process of a group has ended.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long its processes may take to stop: one that waits for a disk that does not answer can't.
+const FREEZING: Duration = Duration::from_secs(1);
 
 /// The cgroup of one sandbox, which is removed with it.
 #[derive(Debug)]
@@ -141,6 +145,45 @@ impl Leaf {
     /// Kills every process in it: `cgroup.kill`, Linux 5.14.
     pub(crate) fn kill(&self) {
         let _ = self.write("cgroup.kill", b"1");
+    }
+
+    /// Stops every process in it, and waits until they have: `cgroup.freeze`, Linux 5.2. What can't be stopped in time leaves
+    /// none stopped.
+    pub(crate) fn freeze(&self) -> io::Result<()> {
+        self.write("cgroup.freeze", b"1")?;
+        self.await_frozen(Instant::now() + FREEZING).inspect_err(|_| drop(self.thaw()))
+    }
+
+    fn await_frozen(&self, deadline: Instant) -> io::Result<()> {
+        let mut events = self.open("cgroup.events", OFlag::O_RDONLY)?;
+        loop {
+            let mut text = String::new();
+            events.rewind()?;
+            events.read_to_string(&mut text)?;
+            if value(&text, "frozen") == Some(1) {
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+            }
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            // It says so when the file has changed since it was read.
+            match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], left) {
+                Ok(_) | Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Lets go on what was frozen.
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        self.write("cgroup.freeze", b"0")
+    }
+
+    /// Whether what runs in it is to be stopped.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.read("cgroup.freeze").is_some_and(|text| text.trim() == "1")
     }
 
     /// The processor time of all that have ever been in it.

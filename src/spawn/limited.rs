@@ -6,6 +6,8 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::leaf::{CpuTime, Leaf};
 use super::{Cell, Process, above_streams, diagnosis};
 use crate::error::{Error, ErrorKind, Layer, Result};
@@ -97,12 +99,13 @@ impl Limited {
     pub(crate) fn cause(&self, status: ExitStatus, own_time: Duration, cell: Option<&Cell>) -> Option<Cause> {
         let killed = status.signal() == Some(libc::SIGKILL);
         let asked = self.clock.as_ref().is_some_and(|clock| clock.wall.grace.is_some());
-        let over = self.clock.as_ref().is_some_and(Clock::is_over);
+        let over = self.clock.as_ref().filter(|clock| clock.is_over());
         // What bounds the set-up may still kill a program that is being executed: init sees no more than its end.
         if self.late && killed {
             return Some(Cause::TimedOut);
         }
-        if over && (killed || asked) && cell.is_some_and(Cell::ran_out_of_time) {
+        let init_saw = |(clock, cell): (&Clock, &Cell)| cell.ran_out_of_time().unwrap_or_else(|| clock.was_seen());
+        if (killed || asked) && over.zip(cell).is_some_and(init_saw) {
             return Some(Cause::TimedOut);
         }
         if killed && self.leaf.as_ref().is_some_and(|leaf| leaf.ran_out_of_memory()) {
@@ -175,6 +178,12 @@ impl Clock {
         sys::arm(self.timer.as_fd(), moment, self.wall.grace.unwrap_or_default()).map_err(failed)
     }
 
+    /// Whether init has read the timer, a while after that has expired: it does not once the program has ended.
+    fn was_seen(&self) -> bool {
+        let mut fds = [PollFd::new(self.timer.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO) == Ok(0)
+    }
+
     fn is_over(&self) -> bool {
         self.ends.is_some_and(|ends| Instant::now() >= ends)
     }
@@ -187,14 +196,19 @@ fn moment(started: Instant, time: Duration) -> sys::Result<Option<Moment>> {
     Ok(Moment::now()?.after(left))
 }
 
-/// The error of a start whose time was up.
-fn too_late(wall: Wall, step: Option<&Step>) -> Error {
+/// The error of a start whose time was up, and what was done at that time, if that is known.
+fn too_late(wall: Wall, during: Option<&str>) -> Error {
     let words = Step::Timer { time: wall.time, grace: wall.grace }.to_string();
-    let during = step.map_or_else(String::new, |step| format!(", at \"{}: {step}\"", step.layer()));
+    let during = during.map_or_else(String::new, |during| format!(", at \"{during}\""));
     let cause = format!("the time was up while the sandbox was set up{during}");
-    let error = Error::new(Layer::Limits, ErrorKind::Os, words, cause).with_errno(libc::ETIMEDOUT);
+    Error::new(Layer::Limits, ErrorKind::Os, words, cause).with_errno(libc::ETIMEDOUT)
+}
+
+/// The same, at a step.
+fn too_late_at(wall: Wall, step: Option<&Step>) -> Error {
+    let during = step.map(|step| format!("{}: {step}", step.layer()));
     let path = step.and_then(|step| step.path(crate::plan::Operand::Source));
-    path.into_iter().fold(error, Error::with_path)
+    path.into_iter().fold(too_late(wall, during.as_deref()), Error::with_path)
 }
 
 impl Limited {
@@ -204,6 +218,20 @@ impl Limited {
             Some(clock) if clock.is_over() && !clock.wall.later => Err(too_late(clock.wall, None)),
             _ => Ok(()),
         }
+    }
+
+    /// When the sandbox has to be set up, if its time counts already.
+    pub(super) fn set_up_ends(&self) -> Option<Instant> {
+        self.clock.as_ref().filter(|clock| !clock.wall.later)?.ends
+    }
+
+    /// The error of a start whose time was up during this.
+    pub(super) fn too_late(&self, during: &str) -> Error {
+        let clock = self.clock.as_ref();
+        clock.map_or_else(
+            || Error::os(Layer::Limits, during, libc::ETIMEDOUT),
+            |clock| too_late(clock.wall, Some(during)),
+        )
     }
 
     /// Notes when the program was executed.
@@ -218,7 +246,7 @@ impl Limited {
         let late = self.clock.as_ref().filter(|clock| clock.is_over() && matches!(errno, 0 | libc::ETIMEDOUT));
         if let Some(clock) = late {
             let mut steps = [&reports.program, &reports.init].into_iter().map(|report| plan.steps.get(report.step()));
-            return too_late(clock.wall, steps.find_map(|step| step));
+            return too_late_at(clock.wall, steps.find_map(|step| step));
         }
         let clone = plan.steps.get(plan.program.clone).map(Step::to_string).unwrap_or_default();
         let entering = [clone, Step::EnterCgroup.to_string()].iter().any(|step| step == error.step());

@@ -52,7 +52,8 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     let own = own_devices(plan);
     let words = words(plan, arena.sharing())?;
     let (writable, named) = words.split_at(writable_mounts(plan));
-    let holder = plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image)).transpose()?;
+    let holder =
+        plan.holder.as_ref().map(|holder| holder::start(plan, holder, &arena, &image, &limited)).transpose()?;
     let hands_over = |step: &Step| keeps_changes(step) || matches!(step, Step::HandPtyOver);
     let handover = plan.steps.iter().any(hands_over).then(lifeline).transpose()?;
     let lifeline = plan.cell.as_ref().and_then(|cell| cell.init.as_ref()).map(|_| lifeline()).transpose()?;

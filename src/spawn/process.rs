@@ -193,13 +193,13 @@ impl Cell {
     }
 
     /// Whether init has seen that time was up before the program had ended, which has been reaped: then init ends by itself,
-    /// and its exit code tells.
-    pub(crate) fn ran_out_of_time(&self) -> bool {
+    /// and its exit code tells. None if it has not ended yet: what it takes along may be slow.
+    pub(crate) fn ran_out_of_time(&self) -> Option<bool> {
         strays::settle(&self.init, self.namespace);
         match self.init.wait(libc::WNOHANG | libc::WNOWAIT) {
-            Ok(ended) => ended.is_some_and(|ended| (ended.code, ended.status) == (libc::CLD_EXITED, 1)),
+            Ok(ended) => ended.map(|ended| (ended.code, ended.status) == (libc::CLD_EXITED, 1)),
             // Somebody else has reaped it. The form is that of wait(2).
-            Err(_) => self.init.exit_info().is_ok_and(|status| status == 1 << 8),
+            Err(_) => Some(self.init.exit_info().is_ok_and(|status| status == 1 << 8)),
         }
     }
 

@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use belljar::{Cause, ErrorKind, IoMax, Layer, Limits, Namespaces, Rootfs, Sandbox, Stdio, UsageSource};
+use belljar::{Cause, Child, Error, ErrorKind, IoMax, Layer, Limits, Namespaces, Rootfs, Sandbox, Stdio, UsageSource};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::alone::{again, is_role, pipe};
-use crate::harness::{compile_static, sh, temp_dir, with_program};
+use crate::filter::filter;
+use crate::harness::{compile_static, real, sh, temp_dir, with_program};
 use crate::{for_root, skip};
 
 /// A directory of a tree of version 2 that is the test's own, and is removed with it.
@@ -83,6 +88,7 @@ fn program() -> PathBuf {
         #include <sys/mman.h>
         #include <sys/wait.h>
         #include <unistd.h>
+        static void leave(int signal) { (void)signal; _exit(9); }
         int main(int argc, char **argv) {
             const char *what = argv[1];
             long amount = argc > 2 ? atol(argv[2]) : 0;
@@ -90,6 +96,15 @@ fn program() -> PathBuf {
             if (!strcmp(what, "anonymous")) {
                 for (long done = 0; done < amount; done += 1 << 20) memset(malloc(1 << 20), 1, 1 << 20);
                 return 0;
+            }
+            if (!strcmp(what, "disk")) { /* past the page cache, and then it waits */
+                int fd = open("/out/file", O_WRONLY | O_CREAT | O_DIRECT | O_SYNC, 0600);
+                void *data;
+                if (fd < 0 || posix_memalign(&data, 4096, 1 << 16)) return 5;
+                memset(data, 1, 1 << 16);
+                for (long done = 0; done < amount; done += 1 << 16) if (write(fd, data, 1 << 16) != 1 << 16) return 6;
+                write(1, ".", 1);
+                for (;;) pause();
             }
             if (!strcmp(what, "child")) { /* the child is killed: is it alone? */
                 if (fork() == 0) { for (;;) memset(malloc(1 << 20), 1, 1 << 20); }
@@ -106,7 +121,7 @@ fn program() -> PathBuf {
                 for (long i = 0; i < amount; i++) { pid_t pid = fork(); if (pid == 0) for (;;) pause(); made += pid > 0; }
                 printf("%d\n", made); return 0;
             }
-            if (!strcmp(what, "spin")) { for (long i = 1; i < amount; i++) if (fork() == 0) break; for (;;) ; }
+            if (!strcmp(what, "spin")) { signal(SIGUSR1, leave); for (long i = 1; i < amount; i++) if (fork() == 0) break; for (;;) ; }
             if (!strcmp(what, "daemon")) { if (fork() == 0) { setsid(); for (;;) pause(); } return 0; }
             for (;;) pause();
         }
@@ -209,6 +224,245 @@ fn memory_is_bounded_whatever_it_is_used_for() {
     match error.command("/program").args(["exit", "0"]).status() {
         Ok(outcome) => assert_eq!(outcome.cause(), Cause::OutOfMemory),
         Err(error) => assert!(error.hint().unwrap_or_default().contains("memory"), "{error:?}"),
+    }
+    assert_eq!(directory.groups().len(), 0);
+}
+
+/// The whole device that a directory is on, with its number. None for a partition, or for memory.
+fn device_of(path: &Path) -> Option<(PathBuf, String)> {
+    let device = fs::metadata(path).unwrap().dev();
+    let number = format!("{}:{}", libc::major(device), libc::minor(device));
+    let link = fs::canonicalize(format!("/sys/dev/block/{number}")).ok()?;
+    let whole = !link.join("partition").exists();
+    whole.then(|| (Path::new("/dev").join(link.file_name().unwrap()), number))
+}
+
+/// The line of a group's file for a device.
+fn line_of(group: &Path, file: &str, number: &str) -> String {
+    let text = fs::read_to_string(group.join(file)).unwrap();
+    text.lines().find_map(|line| line.strip_prefix(number)).unwrap_or_else(|| panic!("{number} in {text}")).into()
+}
+
+#[test]
+fn the_use_of_a_disk_is_bounded() {
+    const RATE: u64 = 1 << 20;
+    const SECONDS: u64 = 4;
+    let directory = delegated!("io", ["io"]);
+    let dir = temp_dir();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let Some((device, device_number)) = device_of(dir.path()) else { skip!("the directory is on no whole device") };
+    // So that the kernel counts without a limit too.
+    fs::write(directory.0.join("cgroup.subtree_control"), "+io").unwrap();
+    let max = IoMax::new(&device).write_bytes(RATE).read_bytes(3 << 20).write_operations(100_000);
+    let plain = sandbox(&directory, Limits::new()).bind(real(dir.path()), "/out");
+    let limited = sandbox(&directory, Limits::new().io_max(max)).bind(real(dir.path()), "/out");
+    for (sandbox, expected) in [(&plain, None), (&limited, Some(" rbps=3145728 wbps=1048576 riops=max wiops=100000"))] {
+        let (mut reader, writer) = pipe();
+        let started = Instant::now();
+        let mut command = sandbox.command("/program");
+        let mut child =
+            command.args(["disk", &(SECONDS * RATE).to_string()]).stdout(Stdio::from(writer)).spawn().unwrap();
+        drop(command);
+        let group = group_of(&directory, &child);
+        match expected {
+            Some(expected) => assert_eq!(line_of(&group, "io.max", &device_number), expected),
+            None => assert_eq!(fs::read_to_string(group.join("io.max")).unwrap(), ""),
+        }
+        reader.read_exact(&mut [0]).unwrap();
+        let took = started.elapsed();
+        let counted = line_of(&group, "io.stat", &device_number);
+        let written = counted.split(' ').find_map(|word| word.strip_prefix("wbytes=")?.parse::<u64>().ok()).unwrap();
+        assert!(written >= SECONDS * RATE, "it has gone to the disk: {counted}");
+        // The kernel lets through what a slice of time, a tenth of a second, has room for, and then keeps to the rate.
+        let least = Duration::from_secs(if expected.is_some() { SECONDS - 1 } else { 0 });
+        assert!(took >= least, "{SECONDS} seconds' worth in {took:?}");
+        println!("{expected:?}: {took:?}");
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().cause(), Cause::Killed);
+    }
+}
+
+#[test]
+fn a_share_of_the_disks_is_what_was_asked_for_or_an_error() {
+    let directory = delegated!("weight", ["io"]);
+    // A kernel may know none: then the groups have no such file.
+    let known = directory.0.join("io.weight").exists();
+    match sandbox(&directory, Limits::new().io_weight(50)).command("/program").arg("wait").spawn() {
+        Ok(child) => {
+            let text = fs::read_to_string(group_of(&directory, &child).join("io.weight")).unwrap();
+            assert_eq!((text.as_str(), known), ("default 50\n", true));
+        }
+        Err(error) => {
+            assert_eq!((error.layer(), error.raw_os_error()), (Layer::Limits, Some(libc::ENOENT)), "{error}");
+            assert_eq!((error.kind(), known), (ErrorKind::Unsupported, false), "{error}");
+            assert!(error.to_string().contains("io.weight"), "{error}");
+        }
+    }
+    assert_eq!(directory.groups().len(), 0);
+}
+
+#[test]
+fn a_kill_for_memory_is_of_all_and_is_told() {
+    const MOST: u64 = 24 << 20;
+    let directory = delegated!("oom", ["memory"]);
+    let sandbox = sandbox(&directory, Limits::new().memory(MOST));
+    for what in ["anonymous", "child"] {
+        let mut child = sandbox.command("/program").args([what, "200000000"]).spawn().unwrap();
+        let group = group_of(&directory, &child);
+        assert_eq!(fs::read_to_string(group.join("memory.max")).unwrap().trim(), MOST.to_string());
+        assert_eq!(fs::read_to_string(group.join("memory.swap.max")).unwrap().trim(), "0");
+        let mut fds = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::try_from(AGES).unwrap()), Ok(1), "it ends");
+        // Nobody has waited for it yet: the group is there with what the kernel has counted.
+        assert!(number(&group, "memory.events", "oom_kill") >= if what == "child" { 2 } else { 1 });
+        assert_eq!(number(&group, "memory.events", "oom_group_kill"), 1);
+        let outcome = child.wait().unwrap();
+        assert_eq!((outcome.cause(), outcome.signal()), (Cause::OutOfMemory, Some(libc::SIGKILL)), "{what}");
+        assert_eq!(outcome.usage().peak_memory_source(), Some(UsageSource::Cgroup));
+        let peak = outcome.usage().peak_memory().unwrap();
+        assert!((MOST - (1 << 20)..=MOST).contains(&peak), "{what}: {peak}");
+    }
+}
+
+/// So long that only a hang lasts longer.
+const AGES: Duration = Duration::from_secs(60);
+
+/// The group that a program is in. One of an earlier sandbox may take a moment to go.
+fn group_of(directory: &Delegated, child: &Child) -> PathBuf {
+    let pid = child.id().to_string();
+    let holds = |group: &PathBuf| {
+        fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|text| text.lines().any(|line| line == pid))
+    };
+    let groups: Vec<_> = directory.groups().into_iter().filter(holds).collect();
+    assert_eq!(groups.len(), 1, "{pid}: {groups:?}");
+    groups[0].clone()
+}
+
+/// The number behind a key of one of a group's files.
+fn number(group: &Path, file: &str, key: &str) -> u64 {
+    let text = fs::read_to_string(group.join(file)).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{key} in {text}")).parse().unwrap()
+}
+
+/// Waits until the processes of a group have used more processor time than now.
+fn await_use(group: &Path) {
+    let (start, before) = (Instant::now(), number(group, "cpu.stat", "usage_usec"));
+    while number(group, "cpu.stat", "usage_usec") <= before {
+        assert!(start.elapsed() < AGES, "it does not run");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Pauses four processes that spin, and looks whether they use time.
+fn pause(group: &Path, child: &mut Child) {
+    await_use(group);
+    child.pause().unwrap();
+    assert_eq!(number(group, "cgroup.events", "frozen"), 1, "it returns when all have stopped");
+    // Who is in the kernel for that counts as stopped some microseconds before.
+    let pause = Duration::from_millis(100);
+    let used = || number(group, "cpu.stat", "usage_usec");
+    let rests = || (used(), std::thread::sleep(pause)).0 == used();
+    assert!((0..20).any(|_| rests()) && rests(), "none of them runs");
+}
+
+type End = fn(&mut Child) -> Result<(), Error>;
+
+#[test]
+fn a_pause_freezes_the_group_and_what_is_frozen_ends_like_others() {
+    let directory = delegated!("freeze", []);
+    let plain = sandbox(&directory, Limits::new());
+    let without_init = plain.clone().namespaces(Namespaces::default() - Namespaces::PID);
+    for sandbox in [&plain, &without_init] {
+        let mut child = sandbox.command("/program").args(["spin", "4"]).spawn().unwrap();
+        let group = group_of(&directory, &child);
+        for _ in 0..3 {
+            pause(&group, &mut child);
+            // Already so, and that is fine.
+            child.pause().unwrap();
+            child.resume().unwrap();
+            await_use(&group);
+        }
+        pause(&group, &mut child);
+        // What the program handles waits.
+        child.signal(libc::SIGUSR1).unwrap();
+        assert_eq!(child.wait_timeout(Duration::from_millis(50)).unwrap(), None);
+        child.resume().unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(9));
+        let ends: [(End, _); 3] = [
+            (Child::kill, libc::SIGKILL),
+            (|child| child.signal(libc::SIGKILL), libc::SIGKILL),
+            // Nobody handles it.
+            (|child| child.signal(libc::SIGTERM), libc::SIGTERM),
+        ];
+        for (end, signal) in ends {
+            let mut child = sandbox.command("/program").args(["spin", "4"]).spawn().unwrap();
+            pause(&group_of(&directory, &child), &mut child);
+            end(&mut child).unwrap();
+            assert_eq!(child.wait().unwrap().signal(), Some(signal));
+            child.pause().unwrap();
+        }
+        let mut child = sandbox.command("/program").args(["spin", "4"]).spawn().unwrap();
+        pause(&group_of(&directory, &child), &mut child);
+        drop(child);
+    }
+    let limits = Limits::new().wall_time(Duration::from_secs(if std::env::var_os("BELLJAR_TEST_VM").is_some() {
+        20
+    } else {
+        1
+    }));
+    let mut child = plain.limits(limits).command("/program").args(["spin", "4"]).spawn().unwrap();
+    pause(&group_of(&directory, &child), &mut child);
+    assert_eq!(child.wait().unwrap().cause(), Cause::TimedOut);
+}
+
+#[test]
+fn nothing_enters_what_is_frozen() {
+    let directory = delegated!("frozen", []);
+    let mut child = sandbox(&directory, Limits::new()).command("/program").arg("wait").spawn().unwrap();
+    child.pause().unwrap();
+    let error = child.command("/program").args(["exit", "3"]).status().unwrap_err();
+    assert_eq!((error.layer(), error.raw_os_error()), (Layer::Process, Some(libc::EAGAIN)), "{error}");
+    assert!(error.to_string().contains("paused") && error.hint().unwrap().contains("resume"), "{error:?}");
+    child.resume().unwrap();
+    assert_eq!(child.command("/program").args(["exit", "3"]).status().unwrap().code(), Some(3));
+    // What has entered stops with the rest.
+    let mut other = child.command("/program").args(["spin", "4"]).spawn().unwrap();
+    pause(&group_of(&directory, &child), &mut child);
+    other.kill().unwrap();
+    assert_eq!(other.wait().unwrap().cause(), Cause::Killed);
+}
+
+#[test]
+fn without_clone3_the_program_enters_its_group_by_itself() {
+    let directory = delegated!("clone3", ["pids", "memory"]);
+    for errno in [libc::ENOSYS, libc::EPERM] {
+        // A thread of its own: a filter can't be taken off again.
+        let start = || {
+            filter(libc::SYS_clone3, errno);
+            let limits = Limits::new().pids(7).memory(24 << 20).wall_time(AGES);
+            let plain = sandbox(&directory, limits);
+            let pool = plain.prepare().unwrap().pool_by_hand(1).unwrap();
+            for number in 0..3 {
+                let command = || match number {
+                    0 => plain.command("/program"),
+                    1 => plain.prepare().unwrap().command("/program"),
+                    _ => pool.refill().map(|()| pool.command("/program")).unwrap(),
+                };
+                let mut child = command().arg("wait").spawn().unwrap();
+                group_of(&directory, &child);
+                child.kill().unwrap();
+                child.wait().unwrap();
+                let output = command().args(["fork", "100"]).output().unwrap();
+                assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "6", "{number}: and the program itself");
+                let outcome = command().args(["anonymous", "200000000"]).status().unwrap();
+                assert_eq!(outcome.cause(), Cause::OutOfMemory, "{number}");
+            }
+            let host = Sandbox::new().rootfs(Rootfs::host()).cgroup(&directory.0);
+            let text = sh(&host, "cat /proc/self/cgroup");
+            assert!(text.lines().any(|line| line == "0::/"), "{text}");
+        };
+        std::thread::scope(|scope| scope.spawn(start).join().unwrap());
     }
     assert_eq!(directory.groups().len(), 0);
 }

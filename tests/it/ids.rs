@@ -214,6 +214,60 @@ fn subordinate_ranges_come_by_the_helpers() {
     assert!(error.hint().unwrap().contains(":4000000000:7"), "{error:?}");
 }
 
+/// A policy with ids that take the helpers: the caller's own, and the first of its ranges.
+fn with_range() -> Option<belljar::Sandbox> {
+    let (first, _) = subordinate()?;
+    let (uid, gid) = own_ids();
+    let sandbox = host().uid_map(IdMap::new(0, uid, 1)).uid_map(IdMap::new(1, first, 1000));
+    Some(sandbox.gid_map(IdMap::new(0, gid, 1)).gid_map(IdMap::new(1, first, 1000)))
+}
+
+#[test]
+fn a_helper_that_hangs_is_ended_in_time() {
+    const NAME: &str = "ids::a_helper_that_hangs_is_ended_in_time";
+    if is_root() {
+        // Root needs no helper; the suite is run without privilege too.
+        return;
+    }
+    let Some(sandbox) = with_range() else { skip!("no subordinate ids are given to this user") };
+    if is_again() {
+        crate::alone::watch(std::time::Duration::from_secs(60));
+        let before = (crate::harness::open_fds(), crate::harness::children());
+        let limits = belljar::Limits::new().wall_time(std::time::Duration::from_millis(700));
+        let error = sandbox.limits(limits).command("true").spawn().unwrap_err();
+        assert_eq!((error.layer(), error.raw_os_error()), (Layer::Limits, Some(libc::ETIMEDOUT)), "{error}");
+        assert!(error.to_string().contains("ids: newgidmap 0 "), "{error}");
+        assert_eq!(error.path().unwrap().file_name().unwrap(), "newgidmap");
+        assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::TimedOut);
+        assert_eq!((crate::harness::open_fds(), crate::harness::children()), before, "nothing is left");
+        return;
+    }
+    // Found first, it takes the place of the system's, and says more than a pipe holds.
+    let dir = temp_dir();
+    let helper = dir.path().join("newgidmap");
+    fs::write(&helper, "#!/bin/sh\nhead -c 200000 /dev/zero >&2\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("PATH={}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    again(NAME, &["env", &path]);
+}
+
+#[test]
+fn helpers_serve_a_host_that_ignores_its_children() {
+    if is_root() {
+        // Root needs no helper; the suite is run without privilege too.
+        return;
+    }
+    let Some(sandbox) = with_range() else { skip!("no subordinate ids are given to this user") };
+    if !works(&["sh", "-c", "command -v newuidmap newgidmap"]) {
+        skip!("newuidmap is not installed");
+    }
+    crate::alone::alone("ids::helpers_serve_a_host_that_ignores_its_children", || {
+        // SAFETY: No handler is installed.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        assert_eq!(sh(&sandbox.user(7, 8), "id -u; id -g"), "7\n8\n");
+    });
+}
+
 #[test]
 fn ids_that_nobody_has_given_are_refused_before_anything_starts() {
     if is_root() {

@@ -3,14 +3,19 @@
 //! Each switch is set, a user is refused with the right words, and then the command that the words tell is run: it has
 //! to be the remedy.
 
-use std::fs;
+use std::cell::RefCell;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use belljar::{ErrorKind, Layer, Namespaces, Sandbox, host};
+use belljar::{ErrorKind, IdMap, Layer, Namespaces, Sandbox, host};
 
 use crate::again::{again, is_again};
-use crate::harness::is_root;
+use crate::alone::watch;
+use crate::harness::{is_root, noop, real, temp_dir, with_program};
+use crate::hazards::{self, lists_descriptors};
+use crate::robustness::{limit, policies, until_it_succeeds};
 use crate::{for_root, skip};
 
 /// Ends a test on a machine that others work on.
@@ -149,4 +154,107 @@ fn each_limit_on_namespaces_is_named_and_its_remedy_works() {
         assert_eq!(switch.value(), "15000", "{name}");
         assert_eq!(told(Namespaces::all()), Ok(()), "{name}");
     }
+}
+
+#[test]
+#[ignore = "changes the whole machine: tests/vm/inside runs it in a virtual machine"]
+fn files_may_run_out_for_everybody_at_every_count() {
+    const NAME: &str = "machine::files_may_run_out_for_everybody_at_every_count";
+    /// Room for all that there may be.
+    const ALL: u64 = u64::MAX;
+    if is_again() {
+        let open_one = || File::open("/dev/null");
+        limit(libc::RLIMIT_NOFILE, ALL);
+        let dir = temp_dir();
+        let held = RefCell::new(Vec::new());
+        // Who is not root may open as many as there are left in the machine: here, `room`.
+        let leave = |room: u64| {
+            let mut held = held.borrow_mut();
+            held.clear();
+            if room != ALL {
+                held.extend(std::iter::from_fn(|| open_one().ok()));
+                assert_eq!(open_one().unwrap_err().raw_os_error(), Some(libc::ENFILE));
+                let kept = held.len() - room as usize;
+                held.truncate(kept);
+            }
+            ALL
+        };
+        for sandbox in policies(&real(dir.path())) {
+            let failed = until_it_succeeds(&sandbox, libc::ENFILE, 0.., leave);
+            assert!(failed.len() > 4, "different steps fail: {failed:?}");
+        }
+        return;
+    }
+    machine!();
+    let used = fs::read_to_string("/proc/sys/fs/file-nr").unwrap();
+    let used: u64 = used.split_whitespace().next().unwrap().parse().unwrap();
+    // What a process may have open by itself is more.
+    let _most = Switch::set("fs.file-max", &(used + 700).to_string());
+    again(NAME, &USER);
+}
+
+#[test]
+#[ignore = "changes the whole machine: tests/vm/inside runs it in a virtual machine"]
+fn memory_that_is_promised_once_is_not_asked_for_again() {
+    machine!();
+    let _strict = Switch::set("vm.overcommit_memory", "2");
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let kib = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap()
+    };
+    let size = (kib("CommitLimit:") - kib("Committed_AS:")) * 1024 / 3 * 2;
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: A new mapping, at an address that the kernel picks.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) };
+    assert_ne!(memory, libc::MAP_FAILED);
+    // SAFETY: The child, if there is one, ends at once.
+    let forked = match unsafe { libc::fork() } {
+        // SAFETY: It runs no handler.
+        0 => unsafe { libc::_exit(0) },
+        pid => (pid, std::io::Error::last_os_error().raw_os_error()),
+    };
+    assert_eq!(forked, (-1, Some(libc::ENOMEM)), "the control: there is no room for a copy of this process");
+    let shared = with_program(&noop());
+    for sandbox in
+        [shared.clone(), shared.clone().user(1, 1), shared.namespaces(Namespaces::default() - Namespaces::PID)]
+    {
+        assert!(sandbox.command("/program").status().unwrap().success());
+        assert!(sandbox.prepare().unwrap().command("/program").status().unwrap().success());
+    }
+    // To change ids takes a copy.
+    let range = IdMap::new(0, 100_000, 1000);
+    let copied = with_program(&noop()).uid_map(range).gid_map(range).user(5, 6);
+    let error = copied.command("/program").spawn().unwrap_err();
+    assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::Os, Some(libc::ENOMEM)), "{error}");
+    assert!(error.step().starts_with("clone "), "{error}");
+    // SAFETY: Nobody else knows the mapping.
+    assert_eq!(unsafe { libc::munmap(memory, size) }, 0);
+    assert!(copied.command("/program").status().unwrap().success());
+}
+
+#[test]
+#[ignore = "changes the whole machine: tests/vm/inside runs it in a virtual machine"]
+fn a_limit_of_a_billion_descriptors_takes_no_time() {
+    const NAME: &str = "machine::a_limit_of_a_billion_descriptors_takes_no_time";
+    const MOST: u64 = 1_000_000_000;
+    if is_again() {
+        // To close so many, one after the other, would take hours here.
+        watch(Duration::from_secs(60));
+        assert_eq!(limit(libc::RLIMIT_NOFILE, MOST), MOST);
+        let list = lists_descriptors();
+        let plain = Sandbox::new().bind_ro(&list, "/list");
+        let pool = plain.prepare().unwrap().pool_by_hand(1).unwrap();
+        pool.refill().unwrap();
+        let mut commands = vec![plain.prepare().unwrap().command("/list"), pool.command("/list")];
+        commands.extend(hazards::policies().into_iter().map(|policy| policy.bind_ro(&list, "/list").command("/list")));
+        for mut command in commands {
+            let output = command.output().unwrap();
+            assert_eq!((output.outcome.code(), &*output.stdout), (Some(0), &b"0 1 2 "[..]));
+        }
+        return;
+    }
+    machine!();
+    let _most = Switch::set("fs.nr_open", &MOST.to_string());
+    again(NAME, &["prlimit", &format!("--nofile={MOST}:{MOST}")]);
 }

@@ -196,9 +196,9 @@ fn in_a_pool_time_counts_from_the_start_of_the_program() {
     let pool = limited(Limits::new().wall_time(ms(1000)).open_files(8)).prepare().unwrap().pool(1).unwrap();
     // Longer than a program may run.
     std::thread::sleep(ms(1100));
-    let outcome = pool.command("/program").args(["sleep", "1", "exit", "3"]).status().unwrap();
+    let outcome = in_time(|| pool.command("/program").args(["sleep", "1", "exit", "3"]).status());
     assert_eq!((outcome.cause(), outcome.code()), (Cause::Exited, Some(3)));
-    let outcome = pool.command("/program").args(["ignore", "daemon"]).status().unwrap();
+    let outcome = in_time(|| pool.command("/program").args(["ignore", "daemon"]).status());
     assert_eq!((outcome.cause(), outcome.signal()), (Cause::TimedOut, Some(libc::SIGKILL)));
 }
 

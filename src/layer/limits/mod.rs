@@ -116,9 +116,13 @@ impl Limits {
     ///
     /// Each process by itself is held to it in any case, in whole seconds, rounded up: it gets SIGXCPU, and a second later
     /// SIGKILL (`RLIMIT_CPU`; the kernel counts by ticks there, and may be early on a busy virtual machine). With a cgroup
-    /// of version 2 all processes of the sandbox together are: they are killed as soon as somebody sees it who waits for the
-    /// program. Processes that a program has many of are bounded by [`pids`](Limits::pids), and all by
-    /// [`wall_time`](Limits::wall_time).
+    /// of version 2 all processes of the sandbox together are, while somebody waits for the program.
+    ///
+    /// What is not protected: the sum, while nobody waits, since no kernel bounds it. It is looked at in
+    /// [`wait`](crate::Child::wait), [`wait_timeout`](crate::Child::wait_timeout), [`try_wait`](crate::Child::try_wait) and
+    /// what is built on them; a host process that does none of these, or has [detached](crate::Child::detach) the sandbox,
+    /// leaves each process to its own limit. What binds then too are [`pids`](Limits::pids), which bounds how many there are
+    /// to add up, [`cpu_max`](Limits::cpu_max) and [`wall_time`](Limits::wall_time).
     pub fn cpu_time(mut self, time: Duration) -> Self {
         self.cpu_time = Some(time);
         self
@@ -129,7 +133,13 @@ impl Limits {
     /// `CLOCK_MONOTONIC`, which stands still while the machine is suspended.
     ///
     /// If time is up before the program runs, the start fails with an error that converts to
-    /// [`io::ErrorKind::TimedOut`](std::io::ErrorKind::TimedOut). Needs [`Namespaces::PID`](crate::Namespaces::PID).
+    /// [`io::ErrorKind::TimedOut`](std::io::ErrorKind::TimedOut), and what was setting up is killed: also newuidmap(1) and
+    /// newgidmap(1). Needs [`Namespaces::PID`](crate::Namespaces::PID).
+    ///
+    /// What is not bounded: the host process's own look at what the policy names, before there is a process. On a file system
+    /// that does not answer (FUSE, or a network's), stat(2) and open(2) hold the thread that starts the program for as long
+    /// as that lasts, as they would hold any other. And in a [`Pool`](crate::Pool) time counts from when a command is started:
+    /// what is built ahead has no bound.
     pub fn wall_time(mut self, time: Duration) -> Self {
         self.wall_time = Some(time);
         self
