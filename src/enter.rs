@@ -55,6 +55,8 @@ pub(crate) struct Inside {
     leaf: Option<Weak<Leaf>>,
     /// What the program has taken upon itself.
     steps: Vec<Step>,
+    /// Whether the program has left the groups of the host process.
+    leaves_groups: bool,
     /// The writable mounts: words of [`Writable`].
     mounts: Vec<AtomicU64>,
     /// What the caller's own rules for Landlock are about: device and inode of each.
@@ -134,6 +136,7 @@ impl Inside {
             entered: cell.entered().clone(),
             leaf: cell.leaf().map(Arc::downgrade),
             steps: inherited.chain(own).cloned().collect(),
+            leaves_groups: plan.steps.iter().any(|step| matches!(step, Step::DropGroups)),
             mounts: mounts.iter().map(|word| word.load(Relaxed).into()).collect(),
             named: named.iter().map(|word| word.load(Relaxed)).collect(),
         }
@@ -216,7 +219,7 @@ fn enter(
 impl Entering<'_> {
     fn run(mut self, mut wiring: Wiring) -> Result<Child> {
         let streams = wiring.streams();
-        let mut outside = Outside::start()?;
+        let mut outside = Outside::start(self.inside)?;
         outside.join(self.inside, own_namespaces(self.policy))?;
         let nulls = outside.nulls(&self.steps)?;
         let mut sent = sent(&self.steps, &wiring);
