@@ -58,7 +58,8 @@
 //! `bwrap` makes bubblewrap's command line of that.
 //!
 //! Tasks of a tokio runtime start and await programs with the feature `tokio`: `spawn_async`, `status_async` and `output_async` of
-//! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that is dropped kills its sandbox.
+//! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that owns a sandbox kills it when it is
+//! dropped.
 //!
 //! A [`Child`] is signalled ([`signal`](Child::signal), [`signal_all`](Child::signal_all)), paused, and asked to end
 //! ([`terminate`](Child::terminate)); [`Command::pty`] gives it a terminal. What is captured is bounded.
@@ -116,6 +117,8 @@
 //!   UDP and other protocols, attributes of files, sockets in the file system.
 //! - The host process's arguments, for a moment: the kernel tells that init is being executed just before it has its own
 //!   memory, and a program that is started in between may read the old `/proc/1/cmdline`.
+//! - Two processes that trace each other, where the filter lets them ([`Seccomp::allow`]): each can wait at its end for the other
+//!   to let it go. No kernel ends those; [`Child`] says what becomes of them.
 //! - What no [`Limits`] bound: the default policy takes as much memory, processor time and processes as there is. With a cgroup,
 //!   `/proc/1/cgroup` tells where the host process's cgroup lies, seen from the sandbox's.
 //!
@@ -244,7 +247,7 @@ mod sys;
 
 pub use changes::{Change, ChangeKind, ChangeLimits, Changes, FileType};
 #[cfg(feature = "tokio")]
-pub use child::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
+pub use child::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout, AsyncPty};
 pub use child::{Child, Output, Pty};
 pub use command::Command;
 #[cfg(feature = "image")]
