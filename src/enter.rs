@@ -35,7 +35,7 @@ use crate::sys::Errno;
 use outside::Outside;
 use wear::{Executable, Script};
 
-/// How long a process inside may take for what takes microseconds: others there may have its signals and its processor.
+/// How long a process inside may take, in all, for what takes microseconds: others there may have its signals and its processor.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a command needs to enter a sandbox.
@@ -65,7 +65,7 @@ pub(crate) struct Inside {
 
 impl Child {
     /// Makes a command that runs in this sandbox, beside the program: in the same namespaces and the same root, as the same
-    /// user, under the same rules and limits.
+    /// user with the same groups, under the same rules and limits.
     ///
     /// Its [`Child`] is a process of its own: id, pidfd, outcome and streams are those of the new program, whose true status
     /// comes from the kernel. [`kill`](Child::kill), [`wait`](Child::wait) and a drop mean that process alone, and not what
@@ -75,7 +75,8 @@ impl Child {
     /// The program in the sandbox need not be trusted: the new process is not dumpable until it executes, holds nothing
     /// that could be taken from it, and looks up its directory and its program when it has no more rights than any other
     /// process there. What the program can do is what it can do to all its processes of the same user: once the command
-    /// runs, send it signals, or, if the filter allows it, trace it; and before, keep it from starting, which is an error then.
+    /// runs, send it signals, or, if the filter allows it, trace it; and before, keep it from starting, which is an error then,
+    /// after 30 seconds at most.
     ///
     /// Landlock's rules are those of the first start, for the files that they were for then: what has been put in the place
     /// of a file that a rule names is not meant by it. Each command is confined by itself: where Landlock
