@@ -46,8 +46,8 @@ pub use pty::Pty;
 /// is an error after half a second, with `EDEADLK`; a drop leaves it after as long. If others in the sandbox hold each other, the
 /// outcome is told as ever, and they are left behind. The default filter refuses to trace.
 ///
-/// The handle works in any thread, whether the one that started the program still runs or not, and whatever the host
-/// process does with SIGCHLD.
+/// The handle works in any thread, whether the one that started the program still runs or not. It has no use for SIGCHLD,
+/// which may be blocked, handled or, from Linux 6.15 on, ignored.
 ///
 /// It lends its pidfd ([`AsFd`]), which can be polled: it is readable when the program has ended.
 #[derive(Debug)]

@@ -105,7 +105,7 @@
 //!   in a store are trusted once they are there.
 //! - Paths of bind sources can be read in `/proc/self/mountinfo`.
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
-//!   nobody drop them there (user_namespaces(7)). Root's are dropped.
+//!   nobody drop them there (user_namespaces(7)). Root's are dropped, but for its own group where that is the program's too.
 //! - A directory that is bound read-only inside of a writable one is held by the mount table alone: Landlock's rules
 //!   only add up. So is everything that is mounted in a root that can be written to ([`Rootfs::ephemeral`] and its like):
 //!   /proc, /dev, read-only binds.
@@ -212,7 +212,8 @@
 //!
 //! # Kernel
 //!
-//! Linux 5.15 or later, on x86-64 or AArch64.
+//! Linux 5.15 or later, on x86-64 or AArch64. The tests run on Linux 6.1 and later and on x86-64; for AArch64 the library is built,
+//! and not run.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("belljar runs programs on Linux: there is no sandbox elsewhere");
