@@ -219,7 +219,7 @@ fn a_program_that_reads_its_own_output_keeps_nobody_waiting() {
         "#,
     );
     let mut told = String::new();
-    for _ in 0..20 {
+    for _ in 0..40 {
         let (mut teller, program_end) = pipe();
         let mut command = with_program(&program).command("/program");
         let child = command.fd(3, program_end).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
