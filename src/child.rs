@@ -203,7 +203,8 @@ impl Child {
         Ok(())
     }
 
-    /// Waits for the end of the program, and of everything else in the sandbox; closes standard input first.
+    /// Waits for the end of the program, and of everything else in the sandbox; closes standard input first. What is left behind
+    /// in a sandbox of a [`Pool`](crate::Pool), the pool waits for.
     ///
     /// # Errors
     ///
@@ -216,7 +217,7 @@ impl Child {
         self.wait_timeout(Duration::MAX)?.ok_or_else(|| Error::os(Layer::Process, "wait", libc::EAGAIN))
     }
 
-    /// Tells how the program ended, if it has.
+    /// Tells how the program ended, if it has. Waits for what else there is in the sandbox then, which the kernel kills.
     ///
     /// # Errors
     ///
