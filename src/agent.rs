@@ -196,8 +196,8 @@ pub(crate) struct Agent {
     next: RawFd,
     /// How many calls the messages have that are not answered.
     sent: VecDeque<usize>,
-    /// How long an answer may take, if there is somebody inside who can stop the agent.
-    patience: Option<Duration>,
+    /// Until when answers are waited for, if there is somebody inside who can stop the agent.
+    until: Option<Instant>,
 }
 
 impl Agent {
@@ -224,12 +224,12 @@ impl Agent {
 
     /// An agent that is there, with its socket at `next`.
     pub(crate) fn new(child: Child, socket: OwnedFd, next: RawFd) -> Agent {
-        Agent { socket, child, next, sent: VecDeque::new(), patience: None }
+        Agent { socket, child, next, sent: VecDeque::new(), until: None }
     }
 
-    /// Gives the agent up after this long without an answer; until then, it is woken if somebody has stopped it.
+    /// Gives the agent up after this long, all that it does included; until then, it is woken if somebody has stopped it.
     pub(crate) fn with_patience(mut self, patience: Duration) -> Agent {
-        self.patience = Some(patience);
+        self.until = Instant::now().checked_add(patience);
         self
     }
 
@@ -352,8 +352,8 @@ impl Agent {
     }
 
     fn receive(&self, words: &mut [u8; ANSWER], flags: MsgFlags) -> nix::Result<usize> {
-        if let Some(patience) = self.patience {
-            self.wait_readable(patience)?;
+        if let Some(until) = self.until {
+            self.wait_readable(until)?;
         }
         loop {
             match recv(self.socket.as_raw_fd(), words, flags) {
@@ -364,10 +364,9 @@ impl Agent {
     }
 
     /// Waits until there is something to receive.
-    fn wait_readable(&self, patience: Duration) -> nix::Result<()> {
-        let start = Instant::now();
+    fn wait_readable(&self, until: Instant) -> nix::Result<()> {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        while start.elapsed() < patience {
+        while Instant::now() < until {
             match poll(&mut fds, PollTimeout::from(STOPPED)) {
                 Ok(0) => drop(pidfd_send_signal(self.child.as_fd(), libc::SIGCONT)),
                 Ok(_) => return Ok(()),

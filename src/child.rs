@@ -3,6 +3,7 @@
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod capture;
+mod nonblocking;
 mod pty;
 mod signal;
 mod wait;
@@ -21,13 +22,13 @@ use crate::outcome::{Cause, Outcome, Usage};
 use crate::pool;
 use crate::report::Report;
 use crate::sandbox::Sandbox;
-use crate::spawn::{Cell, Limited, Process};
+use crate::spawn::{Cell, Ending, Limited, Process};
 use crate::sys::Errno;
 
 #[cfg(feature = "tokio")]
 pub(crate) use asynchronous::in_runtime;
 #[cfg(feature = "tokio")]
-pub use asynchronous::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
+pub use asynchronous::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout, AsyncPty};
 pub use capture::Output;
 pub use pty::Pty;
 
@@ -39,11 +40,14 @@ pub use pty::Pty;
 /// [`Namespaces::PID`](crate::Namespaces::PID) all that holds for the program alone.
 ///
 /// What is not protected: no kernel ends two processes that stop each other at their ends, where the filter lets them
-/// trace (ptrace(2), `PTRACE_O_TRACEEXIT`). A kill does not end such a sandbox; a wait for it waits, and a drop leaves it
-/// after half a second.
+/// trace (ptrace(2), `PTRACE_O_TRACEEXIT`): both are dying, so no further signal reaches them, and each is let go only by
+/// the other. They execute nothing more, and keep their memory and their ids until the machine ends. After a
+/// [`kill`](Child::kill), or a limit that has ended the sandbox, a [`wait`](Child::wait) for a program that is held like this
+/// is an error after half a second, with `EDEADLK`; a drop leaves it after as long. If others in the sandbox hold each other, the
+/// outcome is told as ever, and they are left behind. The default filter refuses to trace.
 ///
-/// The handle works in any thread, whether the one that started the program still runs or not, and whatever the host
-/// process does with SIGCHLD.
+/// The handle works in any thread, whether the one that started the program still runs or not. It has no use for SIGCHLD,
+/// which may be blocked, handled or, from Linux 6.15 on, ignored.
 ///
 /// It lends its pidfd ([`AsFd`]), which can be polled: it is readable when the program has ended.
 #[derive(Debug)]
@@ -199,23 +203,21 @@ impl Child {
         Ok(())
     }
 
-    /// Waits for the end of the program, and of everything else in the sandbox; closes standard input first.
+    /// Waits for the end of the program, and of everything else in the sandbox; closes standard input first. What is left behind
+    /// in a sandbox of a [`Pool`](crate::Pool), the pool waits for.
     ///
     /// # Errors
     ///
-    /// Where somebody else in the host process has reaped the program, by ignoring SIGCHLD or by waiting for any child,
-    /// and the kernel does not tell its status even so, which it does from Linux 6.15 on.
+    /// - `ECHILD`: somebody else in the host process has reaped the program, by ignoring SIGCHLD or by waiting for any child,
+    ///   and the kernel does not tell its status even so, which it does from Linux 6.15 on.
+    /// - `EDEADLK`: everything was killed, but processes that trace each other [hold each other](Child) at their ends, the
+    ///   program among them.
     pub fn wait(&mut self) -> Result<Outcome> {
         drop(self.stdin.take());
-        while let Some(look) = self.next_look()? {
-            if let Some(outcome) = self.wait_timeout(look)? {
-                return Ok(outcome);
-            }
-        }
-        self.end(0)?.ok_or_else(|| Error::os(Layer::Process, "wait", libc::EAGAIN))
+        self.wait_timeout(Duration::MAX)?.ok_or_else(|| Error::os(Layer::Process, "wait", libc::EAGAIN))
     }
 
-    /// Tells how the program ended, if it has.
+    /// Tells how the program ended, if it has. Waits for what else there is in the sandbox then, which the kernel kills.
     ///
     /// # Errors
     ///
@@ -323,10 +325,10 @@ impl Drop for Child {
             // Where a filter keeps the host from killing, init does it; without one, nobody is waited for.
             let killed = self.kill().is_ok() || self.cell.as_mut().map(Cell::let_go).is_some();
             // The program first: init ends only when all processes of the cell are reaped.
-            if killed {
-                self.program.reap_killed();
-            } else {
+            if !killed {
                 let _ = self.program.wait(libc::WNOHANG);
+            } else if let Ending::Held = self.program.reap_killed() {
+                self.cell.iter_mut().for_each(Cell::leave);
             }
             self.end_cell();
             self.release_changes();

@@ -36,7 +36,7 @@ use crate::sys::Errno;
 use outside::Outside;
 use wear::{Executable, Script};
 
-/// How long a process inside may take for what takes microseconds: others there may have its signals and its processor.
+/// How long a process inside may take, in all, for what takes microseconds: others there may have its signals and its processor.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a command needs to enter a sandbox.
@@ -56,6 +56,8 @@ pub(crate) struct Inside {
     leaf: Option<Weak<Leaf>>,
     /// What the program has taken upon itself.
     steps: Vec<Step>,
+    /// Whether the program has left the groups of the host process.
+    leaves_groups: bool,
     /// The writable mounts: words of [`Writable`].
     mounts: Vec<AtomicU64>,
     /// What the caller's own rules for Landlock are about: device and inode of each.
@@ -64,7 +66,7 @@ pub(crate) struct Inside {
 
 impl Child {
     /// Makes a command that runs in this sandbox, beside the program: in the same namespaces and the same root, as the same
-    /// user, under the same rules and limits.
+    /// user with the same groups, under the same rules and limits.
     ///
     /// Its [`Child`] is a process of its own: id, pidfd, outcome and streams are those of the new program, whose true status
     /// comes from the kernel. [`kill`](Child::kill), [`wait`](Child::wait) and a drop mean that process alone, and not what
@@ -74,7 +76,8 @@ impl Child {
     /// The program in the sandbox need not be trusted: the new process is not dumpable until it executes, holds nothing
     /// that could be taken from it, and looks up its directory and its program when it has no more rights than any other
     /// process there. What the program can do is what it can do to all its processes of the same user: once the command
-    /// runs, send it signals, or, if the filter allows it, trace it; and before, keep it from starting, which is an error then.
+    /// runs, send it signals, or, if the filter allows it, trace it; and before, keep it from starting, which is an error then,
+    /// after 30 seconds at most.
     ///
     /// Landlock's rules are those of the first start, for the files that they were for then: what has been put in the place
     /// of a file that a rule names is not meant by it. Each command is confined by itself: where Landlock
@@ -141,6 +144,7 @@ impl Inside {
             entered: cell.entered().clone(),
             leaf: cell.leaf().map(Arc::downgrade),
             steps: inherited.chain(taken_on).chain(own).cloned().collect(),
+            leaves_groups: plan.steps.iter().any(|step| matches!(step, Step::DropGroups)),
             mounts: mounts.iter().map(|word| word.load(Relaxed).into()).collect(),
             named: named.iter().map(|word| word.load(Relaxed)).collect(),
         }
@@ -227,7 +231,7 @@ fn enter(
 impl Entering<'_> {
     fn run(mut self, mut wiring: Wiring) -> Result<Child> {
         let streams = wiring.streams();
-        let mut outside = Outside::start()?;
+        let mut outside = Outside::start(self.inside)?;
         outside.join(self.inside, self.namespaces())?;
         let nulls = outside.nulls(&self.steps)?;
         let mut sent = sent(&self.steps, &wiring);

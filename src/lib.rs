@@ -60,7 +60,8 @@
 //! [`Sandbox::join`] takes namespaces that somebody else has made, of users and of processes, in the place of new ones.
 //!
 //! Tasks of a tokio runtime start and await programs with the feature `tokio`: `spawn_async`, `status_async` and `output_async` of
-//! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that is dropped kills its sandbox.
+//! a [`Command`]. They wait for pidfds, with no thread and no signal handler; a future that owns a sandbox kills it when it is
+//! dropped.
 //!
 //! A [`Child`] is signalled ([`signal`](Child::signal), [`signal_all`](Child::signal_all)), paused, and asked to end
 //! ([`terminate`](Child::terminate)); [`Command::pty`] gives it a terminal. What is captured is bounded.
@@ -106,7 +107,7 @@
 //!   in a store are trusted once they are there.
 //! - Paths of bind sources can be read in `/proc/self/mountinfo`.
 //! - Supplementary groups of a caller without privilege stay in force for the files that are bound in: the kernel lets
-//!   nobody drop them there (user_namespaces(7)). Root's are dropped.
+//!   nobody drop them there (user_namespaces(7)). Root's are dropped, but for its own group where that is the program's too.
 //! - A directory that is bound read-only inside of a writable one is held by the mount table alone: Landlock's rules
 //!   only add up. So is everything that is mounted in a root that can be written to ([`Rootfs::ephemeral`] and its like):
 //!   /proc, /dev, read-only binds.
@@ -118,6 +119,8 @@
 //!   UDP and other protocols, attributes of files, sockets in the file system.
 //! - Those who are in a namespace that is [joined](Sandbox::join) from the sandbox, and it from them, but for rules, filter and lost
 //!   capabilities.
+//! - Two processes that trace each other, where the filter lets them ([`Seccomp::allow`]): each can wait at its end for the other
+//!   to let it go. No kernel ends those; [`Child`] says what becomes of them.
 //! - What no [`Limits`] bound: the default policy takes as much memory, processor time and processes as there is. With a cgroup,
 //!   `/proc/1/cgroup` tells where the host process's cgroup lies, seen from the sandbox's.
 //!
@@ -212,7 +215,8 @@
 //!
 //! # Kernel
 //!
-//! Linux 5.15 or later, on x86-64 or AArch64.
+//! Linux 5.15 or later, on x86-64 or AArch64. The tests run on Linux 6.1 and later and on x86-64; for AArch64 the library is built,
+//! and not run.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("belljar runs programs on Linux: there is no sandbox elsewhere");
@@ -247,7 +251,7 @@ mod sys;
 
 pub use changes::{Change, ChangeKind, ChangeLimits, Changes, FileType};
 #[cfg(feature = "tokio")]
-pub use child::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
+pub use child::{AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout, AsyncPty};
 pub use child::{Child, Output, Pty};
 pub use command::Command;
 #[cfg(feature = "image")]

@@ -12,8 +12,8 @@ use crate::sandbox::Sandbox;
 
 /// A policy of which all that starts can have in common is made once: a root that is mounted, and what is compiled.
 ///
-/// It is cheap to clone, and starts programs from any number of threads at once. A start costs about a third of one
-/// from the [`Sandbox`] itself, and isolates as much: what a program can write to, its processes, users, names and
+/// It is cheap to clone, and starts programs from any number of threads at once. A start takes three fifths of the time of
+/// one from the [`Sandbox`] itself (`benches/README.md` says how that is measured), and isolates as much: what a program can write to, its processes, users, names and
 /// network are its own, and gone with it. To have sandboxes built ahead, make a [`pool`](Prepared::pool).
 ///
 /// What no program can write to is the same for all, as files of the host's are: locks on it (flock(2)) and notices of its

@@ -302,7 +302,7 @@ impl Sandbox {
     ///
     /// The default is the caller's own, or the first of the map if that has not the caller.
     ///
-    /// The supplementary groups of a root caller stay outside. Those of a caller without privilege can't: the kernel
+    /// The supplementary groups of a root caller stay outside, but for its own group where that is the program's too. Those of a caller without privilege can't: the kernel
     /// lets nobody leave a group that a file may exclude by its mode. The program then has, on what is bound in, the
     /// access that they give; only maps by newuidmap(1) and newgidmap(1) leave them outside.
     pub fn user(mut self, uid: u32, gid: u32) -> Self {

@@ -3,29 +3,47 @@
 //! Nothing here has a thread of its own, and nothing waits for SIGCHLD: a task waits for pidfds, and waitid(2) reaps the one
 //! process that a pidfd stands for.
 
+mod pty;
 mod readable;
 mod signal;
 mod streams;
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::capture::Capture;
-use super::wait::TRACED;
-use super::{Child, Output, Pty, Reaped};
+use super::wait::{Held, TRACED, is_readable};
+use super::{Child, Output, Reaped};
+use crate::command::Command;
 use crate::error::{Error, Layer, Result};
 use crate::outcome::Outcome;
 use crate::report::Report;
-use crate::spawn::Search;
+use crate::spawn::{Cell, Search};
+pub use pty::AsyncPty;
 pub(crate) use readable::in_runtime;
 use readable::readable;
 pub use streams::{AsyncChildStderr, AsyncChildStdin, AsyncChildStdout};
 
 /// A program that runs in a sandbox, for tasks of a tokio runtime: what [`Command::spawn_async`] returns.
 ///
-/// It has the names of tokio's `Child`, and holds what [`Child`] holds. Dropping it kills the whole sandbox and reaps it;
-/// [`detach`](AsyncChild::detach) opts out. It may be dropped anywhere, also after the runtime.
+/// Dropping it kills the whole sandbox and reaps it; [`detach`](AsyncChild::detach) opts out. It may be dropped anywhere, also
+/// after the runtime.
 ///
-/// The streams belong to the runtime in which the program was started. To wait works in any.
+/// It has the names of tokio's `Child`, and does what [`Child`] does. What differs from [`Child`]:
+///
+/// - `wait`, `wait_with_output`, `kill` and `terminate` are futures. A dropped one loses nothing, but for
+///   `wait_with_output`, which owns the handle: that kills the sandbox.
+/// - [`kill`](AsyncChild::kill) waits for the end too, as tokio's does; [`start_kill`](AsyncChild::start_kill) does not.
+/// - [`id`](AsyncChild::id) is None once the program has been waited for.
+/// - The streams and the terminal are for tasks, and do not block. They belong to the runtime in which the program was
+///   started. To wait works in any.
+/// - There is no `wait_timeout`: `tokio::time::timeout` bounds any future.
+/// - There is no `wait_forwarding`, which would block signals in a thread that is the runtime's: a task that waits for
+///   signals with `tokio::signal` passes them on by [`signal`](AsyncChild::signal).
+///
+/// What differs from tokio's: a drop kills, as if `kill_on_drop` were set there; the end is told as an [`Outcome`], which
+/// has the usage and the cause too; and what `wait_with_output` keeps is bounded. `report`, `command`, `signal`, `signal_all`,
+/// `pause`, `resume`, `terminate`, `detach` and `pty` are ours.
 ///
 /// What is not asynchronous: a drop waits until the sandbox is gone, as a drop of [`Child`] does. That takes some 0.3 ms, and 30
 /// µs more for every process that is left in it. Where that is too long for a thread of the runtime,
@@ -68,9 +86,8 @@ pub struct AsyncChild {
     pub stdout: Option<AsyncChildStdout>,
     /// The end of a pipe from the program's standard error, if that was piped.
     pub stderr: Option<AsyncChildStderr>,
-    /// The host's end of the program's terminal, if it has one of its own. Reading it blocks: it can be registered with the
-    /// runtime, as tokio's `AsyncFd`.
-    pub pty: Option<Pty>,
+    /// The host's end of the program's terminal, if it has [one](crate::Command::pty).
+    pub pty: Option<AsyncPty>,
     /// What is known of a program that is reaped, until the rest of the sandbox has ended too.
     reaped: Option<Result<Reaped>>,
 }
@@ -83,7 +100,7 @@ impl AsyncChild {
             stdin: child.stdin.take().map(AsyncChildStdin::new).transpose().map_err(failed)?,
             stdout: child.stdout.take().map(AsyncChildStdout::new).transpose().map_err(failed)?,
             stderr: child.stderr.take().map(AsyncChildStderr::new).transpose().map_err(failed)?,
-            pty: child.pty.take(),
+            pty: child.pty.take().map(AsyncPty::new).transpose().map_err(failed)?,
             child,
             reaped: None,
         })
@@ -97,6 +114,35 @@ impl AsyncChild {
     /// Tells which layers are in force, and where one is not whole, why.
     pub fn report(&self) -> &Report {
         self.child.report()
+    }
+
+    /// Makes a command that runs in this sandbox, beside the program, as [`Child::command`] does. A task starts it with
+    /// [`spawn_async`](Command::spawn_async), [`status_async`](Command::status_async) or
+    /// [`output_async`](Command::output_async).
+    ///
+    /// The command needs no handle any more: it can be started while a task waits for this one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Child::command`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use belljar::{Rootfs, Sandbox};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    /// # runtime.block_on(async {
+    /// let mut server = Sandbox::new().rootfs(Rootfs::host()).command("sleep").arg("1000").spawn_async()?;
+    /// let output = server.command("sh").args(["-c", "echo here > /tmp/note; cat /tmp/note"]).output_async().await?;
+    /// assert_eq!(output.stdout, b"here\n");
+    /// server.kill().await?;
+    /// # Ok::<(), belljar::Error>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.child.command(program)
     }
 
     /// Kills the program and everything else in the sandbox, with SIGKILL, and waits for its end. Fine if it has
@@ -173,13 +219,11 @@ impl AsyncChild {
         let mut capture = self.capture()?;
         // Dropped before the other: what is killed is not hung up first.
         let mut running = self;
-        while capture.is_open() {
-            let look = running.child.next_look()?;
-            let program = running.child.program.as_fd();
-            let mut fds = vec![program];
-            fds.extend(capture.fds());
-            readable(&fds, look.into_iter().chain(capture.pause()).min()).await?;
-            if readable::is_readable(program) {
+        while capture.is_open() && !running.child.is_killed() {
+            let look = running.child.next_look()?.into_iter().chain(capture.pause()).min();
+            let fds: Vec<_> = running.child.ends().chain(capture.fds()).collect();
+            readable(&fds, look).await?;
+            if is_readable(running.child.program.as_fd()) {
                 break;
             }
             running.child.capture(&mut capture)?;
@@ -204,18 +248,23 @@ impl AsyncChild {
         let stdout = self.stdout.take().map(AsyncChildStdout::into_nonblocking_fd).transpose();
         let stderr = self.stderr.take().map(AsyncChildStderr::into_nonblocking_fd).transpose();
         let failed = |error: std::io::Error| failed("read output", &error);
-        Capture::new([stdout.map_err(failed)?, stderr.map_err(failed)?], self.pty.take(), self.child.output_limit)
+        let pty = self.pty.take().map(AsyncPty::into_pty);
+        Capture::new([stdout.map_err(failed)?, stderr.map_err(failed)?], pty, self.child.output_limit)
     }
 
     /// Waits for the program alone.
     async fn reap(&mut self) -> Result<()> {
+        let mut held = Held::default();
         while self.reaped.is_none() {
-            let look = self.child.next_look()?;
-            readable(&[self.child.program.as_fd()], look).await?;
+            let look = self.child.next_look()?.into_iter().chain(self.child.look_again()).min();
+            readable(&self.child.ends().collect::<Vec<_>>(), look).await?;
             self.reaped = self.child.reap(libc::WNOHANG);
-            if self.reaped.is_none() && readable::is_readable(self.child.program.as_fd()) {
-                // Somebody inside traces it, and has to let go of it first (ptrace(2)): init takes him along.
-                readable(&[], Some(TRACED)).await?;
+            if self.reaped.is_none() {
+                held.look(&self.child)?;
+                if is_readable(self.child.program.as_fd()) {
+                    // Somebody inside traces it, and has to let go of it first (ptrace(2)): init takes him along.
+                    readable(&[], Some(TRACED)).await?;
+                }
             }
         }
         Ok(())
@@ -224,11 +273,12 @@ impl AsyncChild {
     /// Waits for the end of what else is in the sandbox, unless a pool does.
     async fn end_cell(&mut self) -> Result<()> {
         let Some(cell) = self.child.cell.as_mut().filter(|_| self.child.pool.is_none()) else { return Ok(()) };
+        end_commands(cell).await?;
         cell.begin_to_end();
         let mut search = Search::default();
         loop {
             readable(&[cell.init().as_fd()], Some(Search::PAUSE)).await?;
-            if readable::is_readable(cell.init().as_fd()) {
+            if is_readable(cell.init().as_fd()) {
                 return Ok(());
             }
             if !cell.search(&mut search) {
@@ -245,6 +295,21 @@ impl AsFd for AsyncChild {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.child.as_fd()
     }
+}
+
+/// Waits for the end of the commands that have entered a cell. Until all are reaped it knows them, in case that this is dropped.
+async fn end_commands(cell: &Cell) -> Result<()> {
+    for command in cell.entered().kill() {
+        let mut search = Search::default();
+        while !is_readable(command.as_fd()) && search.goes_on(command.is_held()) {
+            // The one that its own handle waits for may be registered already.
+            let pidfd = command.as_fd().try_clone_to_owned().map_err(|error| failed("wait", &error))?;
+            readable(&[pidfd.as_fd()], Some(Search::PAUSE)).await?;
+        }
+        command.reap_now_for_others();
+    }
+    cell.entered().forget();
+    Ok(())
 }
 
 fn failed(step: &str, error: &std::io::Error) -> Error {

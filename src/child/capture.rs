@@ -1,13 +1,11 @@
 //! Collecting what a program writes.
 
-use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, poll};
-
-use super::wait::poll_timeout;
+use super::nonblocking::Nonblocking;
+use super::wait::wait_readable;
 use super::{Child, Pty};
 use crate::error::{Error, Layer, Result};
 use crate::outcome::{Cause, Outcome};
@@ -41,6 +39,9 @@ impl Child {
     ///
     /// Returns when the sandbox is over, also if somebody outside holds an end of a pipe that the program has passed on.
     ///
+    /// Duplicates of the pipes that the caller has made stay as they are. Reading a duplicate of what is no pipe, a terminal
+    /// for example, does not block meanwhile.
+    ///
     /// # Errors
     ///
     /// As for [`wait`](Child::wait), and where reading a pipe fails.
@@ -48,9 +49,11 @@ impl Child {
         drop(self.stdin.take());
         let fds = [self.stdout.take().map(OwnedFd::from), self.stderr.take().map(OwnedFd::from)];
         let mut capture = Capture::new(fds, self.pty.take(), self.output_limit)?;
-        while capture.is_open() {
-            let look = self.next_look()?;
-            if wait_readable(self.program.as_fd(), &capture, look).map_err(failed)? {
+        // What was killed writes no more: the rest is read at the end.
+        while capture.is_open() && !self.is_killed() {
+            let look = self.next_look()?.into_iter().chain(capture.pause()).min();
+            let ended = wait_readable(self.ends(), capture.fds(), look);
+            if ended.map_err(|errno| failed(errno.into()))? {
                 break;
             }
             self.capture(&mut capture)?;
@@ -77,13 +80,13 @@ impl Capture {
     pub(super) fn new([stdout, stderr]: [Option<OwnedFd>; 2], pty: Option<Pty>, limit: Option<u64>) -> Result<Self> {
         let bound = Some(limit.unwrap_or(KEPT));
         let shown = bound.filter(|_| stdout.is_none());
-        let stream = |fd: Option<OwnedFd>, bound, terminal| {
-            let (file, kept) = (fd.map(File::from), Kept::new(bound));
-            Stream { file, kept, terminal, hung_up: false }
-        };
-        let mut streams =
-            [stream(stdout, bound, false), stream(stderr, bound, false), stream(pty.map(OwnedFd::from), shown, true)];
-        streams.iter_mut().try_for_each(Stream::begin).map_err(failed)?;
+        let stream =
+            |fd: Option<OwnedFd>, bound, terminal| Stream::begin(fd, Kept::new(bound), terminal).map_err(failed);
+        let streams = [
+            stream(stdout, bound, false)?,
+            stream(stderr, bound, false)?,
+            stream(pty.map(OwnedFd::from), shown, true)?,
+        ];
         Ok(Self { streams, limit })
     }
 
@@ -186,7 +189,7 @@ impl Kept {
 
 /// A captured stream; no file at its end.
 struct Stream {
-    file: Option<File>,
+    file: Option<Nonblocking>,
     kept: Kept,
     /// Whether it is the master of a terminal.
     terminal: bool,
@@ -196,24 +199,21 @@ struct Stream {
 
 impl Stream {
     /// Lets no read and no write wait; and types an end of file, as a pipe is closed.
-    fn begin(&mut self) -> io::Result<()> {
-        use nix::fcntl::{FcntlArg, OFlag, fcntl};
-        let Some(file) = &mut self.file else { return Ok(()) };
-        let flags = OFlag::from_bits_truncate(fcntl(&*file, FcntlArg::F_GETFL)?);
-        fcntl(&*file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        if self.terminal {
+    fn begin(fd: Option<OwnedFd>, kept: Kept, terminal: bool) -> io::Result<Self> {
+        let mut file = fd.map(Nonblocking::new).transpose()?;
+        if let Some(file) = file.as_mut().filter(|_| terminal) {
             const END_OF_FILE: &[u8] = b"\x04";
             // Where the program has not read what was typed before, there is no room.
-            let _ = file.write(END_OF_FILE);
+            let _ = file.file().write(END_OF_FILE);
         }
-        Ok(())
+        Ok(Self { file, kept, terminal, hung_up: false })
     }
 
     /// Reads once; returns how much there was. None means that nothing is there now.
     fn read(&mut self) -> io::Result<Option<usize>> {
         self.hung_up = false;
         let Some(file) = &mut self.file else { return Ok(None) };
-        match self.kept.read(file) {
+        match self.kept.read(&mut file.file()) {
             Ok(0) => self.file = None,
             Ok(read) => return Ok(Some(read)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -227,7 +227,7 @@ impl Stream {
 
     /// Reads what is there now, and no more: somebody in another sandbox who was passed an end may go on writing for ever.
     fn read_rest(&mut self) -> io::Result<()> {
-        let waiting = |file: &File| match self.terminal {
+        let waiting = |file: &Nonblocking| match self.terminal {
             true => TERMINAL,
             false => sys::bytes_waiting(file.as_fd()).unwrap_or(0),
         };
@@ -238,19 +238,4 @@ impl Stream {
         }
         Ok(())
     }
-}
-
-/// Waits for one of the streams, for the time to look at the limits, or for the end of the program, which it returns.
-fn wait_readable(program: BorrowedFd<'_>, capture: &Capture, look: Option<Duration>) -> io::Result<bool> {
-    let timeout = poll_timeout(look.into_iter().chain(capture.pause()).min());
-    let fds = [program].into_iter().chain(capture.fds());
-    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    loop {
-        match poll(&mut fds, timeout) {
-            Err(nix::Error::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(_) => break,
-        }
-    }
-    Ok(fds.first().and_then(PollFd::any).unwrap_or(false))
 }

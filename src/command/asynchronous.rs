@@ -13,7 +13,9 @@ impl Command {
     ///
     /// The start itself is a call that blocks the thread, for about a millisecond, or a tenth of one from a
     /// [`Pool`](crate::Pool): the kernel suspends a thread that starts a program in its own memory until that is executed.
-    /// In a runtime that has to answer faster, call it in `tokio::task::spawn_blocking`, and take the handle from there.
+    /// In a runtime that has to answer faster, call it in `tokio::task::spawn_blocking`, and take the handle from there. Do so
+    /// for [another command](AsyncChild::command) in a sandbox whose program is not trusted: that can be slow to let it in,
+    /// by stopping it again and again, for 30 seconds at most.
     ///
     /// # Errors
     ///
@@ -22,7 +24,8 @@ impl Command {
     ///
     /// # Panics
     ///
-    /// In a runtime that was built without `enable_io`, if a stream is piped. The sandbox is ended then.
+    /// In a runtime that was built without `enable_io`, if a stream is piped or there is a terminal. The sandbox is ended
+    /// then.
     ///
     /// # Examples
     ///

@@ -29,7 +29,9 @@ pub(super) struct Outside(Agent);
 
 impl Outside {
     /// Starts it with what every program starts with, as the host's own process, with all rights that this has.
-    pub(super) fn start() -> Result<Self> {
+    ///
+    /// Its groups are those of the program: no more, also if the host has got others since, and no fewer.
+    pub(super) fn start(inside: &Inside) -> Result<Self> {
         let (inner, socket) = sockets()?;
         let null = Stdio::null();
         let passed = [Passed { number: SOCKET, fd: inner.into() }];
@@ -40,7 +42,8 @@ impl Outside {
         drop(passed);
         process::lower_priorities(&mut steps);
         process::lower_oom_score(&mut steps);
-        if Caller::current().sets_groups() {
+        let caller = Caller::current();
+        if (inside.leaves_groups || caller.in_groups) && caller.sets_groups() {
             steps.push(Step::DropGroups);
         }
         process::lower_signals(&mut steps);

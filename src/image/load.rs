@@ -8,8 +8,8 @@ use super::source::{Section, Source, blob_name};
 use super::{LayerInfo, invalid, shown};
 use crate::error::Result;
 
-/// The most layers: what the kernel's overlay takes, `OVL_MAX_STACK`.
-const LAYERS_MAX: usize = 500;
+/// The most layers: what the kernel's overlay takes, `OVL_MAX_STACK`, less the one that a sandbox makes places on.
+const LAYERS_MAX: usize = 499;
 
 /// How deep indexes are nested: tools write two.
 const DEPTH_MAX: usize = 4;
@@ -195,7 +195,7 @@ fn docker_layer(source: &Source, file: &str, diff_id: &Digest) -> Result<LayerIn
 
 fn check_layers(name: &str, count: usize, config: &ImageConfig) -> Result<()> {
     if count > LAYERS_MAX {
-        return Err(invalid(name, format!("{count} layers: the kernel's overlay takes {LAYERS_MAX}")));
+        return Err(invalid(name, format!("{count} layers: a root has {LAYERS_MAX} at most")));
     }
     match config.diff_ids.len() == count {
         true => Ok(()),

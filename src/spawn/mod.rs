@@ -34,7 +34,7 @@ pub(crate) use diagnosis::exec_hint;
 pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use leaf::Leaf;
 pub(crate) use limited::Limited;
-pub(crate) use process::{Cell, Entered, Process, Watched};
+pub(crate) use process::{Cell, Ending, Entered, Process, Watched};
 #[cfg(feature = "tokio")]
 pub(crate) use strays::Search;
 pub(crate) use template::make as make_template;

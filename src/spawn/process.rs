@@ -51,15 +51,22 @@ impl Process {
 
     /// Reaps what was killed, as soon as it has ended. Not if somebody who traces it does not let go of it (ptrace(2)): there
     /// it stays as it is, and the host does not wait.
-    pub(crate) fn reap_killed(&self) -> Option<Ended> {
-        strays::wait_killed(self);
+    pub(crate) fn reap_killed(&self) -> Ending {
+        if !strays::wait_killed(self) {
+            return Ending::Held;
+        }
         for _ in 0..TRACED {
             match sys::wait(self.as_fd(), libc::WNOHANG) {
                 Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-                result => return result.ok().flatten(),
+                result => return Ending::Over(result.ok().flatten()),
             }
         }
-        None
+        Ending::Held
+    }
+
+    /// Whether it has stopped for whoever traces it, at its end if it was killed.
+    pub(crate) fn is_held(&self) -> bool {
+        strays::is_held(self.pid())
     }
 
     /// The processor time of a process that has ended and is not reaped: its own, without that of children that it has
@@ -86,12 +93,22 @@ impl Process {
         sys::exit_info(self.as_fd())
     }
 
-    /// Kills the process, and reaps it for whoever waits for it later.
-    fn end(&self) {
-        let _ = self.kill();
+    /// Reaps a process that was killed for whoever waits for it later.
+    fn reap_for_others(&self) {
         // Whoever does not get to reap it looks here next, and waits for this lock.
         let mut ended = lock(&self.0.ended);
-        *ended = self.reap_killed().or(*ended);
+        if let Ending::Over(Some(told)) = self.reap_killed() {
+            *ended = Some(told);
+        }
+    }
+
+    /// The same for one that has ended, or is left as it is.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn reap_now_for_others(&self) {
+        let mut ended = lock(&self.0.ended);
+        if let Ok(Some(told)) = sys::wait(self.as_fd(), libc::WNOHANG) {
+            *ended = Some(told);
+        }
     }
 
     pub(crate) fn downgrade(&self) -> Watched {
@@ -103,6 +120,15 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.pidfd.as_fd()
     }
+}
+
+/// What has become of a process that was killed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending {
+    /// It has ended; how, if it was not somebody else who has reaped it.
+    Over(Option<Ended>),
+    /// Whoever traces it does not let go of it.
+    Held,
 }
 
 /// A process that somebody else owns.
@@ -143,12 +169,26 @@ impl Entered {
         lock(&self.0).over
     }
 
-    fn end(&self) {
+    /// Kills the commands, and has no other come in.
+    pub(crate) fn kill(&self) -> Vec<Process> {
         let mut commands = lock(&self.0);
         commands.over = true;
-        let running = std::mem::take(&mut commands.running);
+        let running: Vec<_> = commands.running.iter().filter_map(Watched::upgrade).collect();
         drop(commands);
-        running.iter().filter_map(Watched::upgrade).for_each(|command| command.end());
+        for command in &running {
+            let _ = command.kill();
+        }
+        running
+    }
+
+    /// Forgets the commands, which are reaped or held.
+    pub(crate) fn forget(&self) {
+        lock(&self.0).running.clear();
+    }
+
+    fn end(&self) {
+        self.kill().iter().for_each(Process::reap_for_others);
+        self.forget();
     }
 }
 
@@ -246,9 +286,14 @@ impl Cell {
     }
 
     /// Leaves a killed init to what keeps it from ending.
-    #[cfg(feature = "tokio")]
     pub(crate) fn leave(&mut self) {
+        self.entered.kill();
         self.detached = true;
+    }
+
+    /// What hangs up when init ends, and the kernel kills all that is in its namespace.
+    pub(crate) fn lifeline(&self) -> Option<BorrowedFd<'_>> {
+        self.lifeline.as_ref().map(AsFd::as_fd)
     }
 
     /// Ends the lifeline, and so init.

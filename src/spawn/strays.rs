@@ -56,8 +56,12 @@ impl Search {
 
     /// Looks once. False means that init is to be left to what is there.
     pub(super) fn again(&mut self, init: &Process, namespace: (u64, u64)) -> bool {
-        let all_known = end(init, namespace);
-        self.unknown = if all_known { 0 } else { self.unknown + 1 };
+        self.goes_on(!end(init, namespace))
+    }
+
+    /// Counts a look. False if there was one thing in a row of looks that does not end.
+    pub(crate) fn goes_on(&mut self, unknown: bool) -> bool {
+        self.unknown = if unknown { self.unknown + 1 } else { 0 };
         self.unknown <= PATIENCE
     }
 }
@@ -73,12 +77,16 @@ pub(super) fn settle(init: &Process, namespace: (u64, u64)) {
     }
 }
 
-/// Waits for the end of a process that has been killed, unless it is held.
-pub(super) fn wait_killed(process: &Process) {
+/// Waits for the end of a process that has been killed. False if it is held.
+pub(super) fn wait_killed(process: &Process) -> bool {
     let mut held = 0;
-    while held < PATIENCE && !ends_soon(process) {
+    while !ends_soon(process) {
         held = if is_held(process.pid()) { held + 1 } else { 0 };
+        if held == PATIENCE {
+            return false;
+        }
     }
+    true
 }
 
 fn ends_soon(process: &Process) -> bool {
@@ -139,7 +147,7 @@ fn is_within(own: &File, namespace: (u64, u64)) -> bool {
 }
 
 /// Whether a thread of a process that has been killed has stopped for whoever traces it.
-fn is_held(pid: libc::pid_t) -> bool {
+pub(super) fn is_held(pid: libc::pid_t) -> bool {
     let mut threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     threads.any(|thread| after_name(&thread.path()).starts_with(" t "))
 }

@@ -381,7 +381,9 @@ pub(crate) fn wait(process: BorrowedFd<'_>, options: c_int) -> Result<Option<End
     let pid = unsafe { info.si_pid() };
     // SAFETY: The same holds for the status.
     let status = unsafe { info.si_status() };
-    Ok((pid != 0).then_some(Ended { code: info.si_code, status, usage }))
+    // Of a process that a thread of this one traces, the kernel tells stops too, unasked: wait(2), `__WNOTHREAD`.
+    let ended = matches!(info.si_code, libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED);
+    Ok((pid != 0 && ended).then_some(Ended { code: info.si_code, status, usage }))
 }
 
 /// The wait status of a process that has ended and was reaped by somebody else: ioctl(2) with `PIDFD_GET_INFO`

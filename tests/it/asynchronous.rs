@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use belljar::{
-    AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout, Cause, Command, ErrorKind, Layer, Limits,
-    Namespaces, Outcome, Output, PtySize, Rootfs, Seccomp, Stdio,
+    AsyncChild, AsyncChildStderr, AsyncChildStdin, AsyncChildStdout, AsyncPty, Cause, Command, ErrorKind, Layer,
+    Limits, Namespaces, Outcome, Output, PtySize, Rootfs, Seccomp, Stdio,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -71,6 +71,8 @@ fn streams_and_handle_are_what_tasks_need() {
     writes::<AsyncChildStdin>();
     reads::<AsyncChildStdout>();
     reads::<AsyncChildStderr>();
+    reads::<AsyncPty>();
+    writes::<AsyncPty>();
     one_thread().block_on(async {
         // The command may go before its futures do.
         let output = sh("exit 3").output_async();
@@ -393,10 +395,10 @@ fn a_program_has_a_terminal_whoever_waits() {
         // What is taken is the caller's.
         let mut child = sh("read line; echo got $line").pty(size).spawn_async().unwrap();
         let mut pty = child.pty.take().unwrap();
-        std::io::Write::write_all(&mut pty, b"word\n").unwrap();
+        pty.write_all(b"word\n").await.unwrap();
         assert!(child.wait_with_output().await.unwrap().stdout.is_empty());
         let mut shown = String::new();
-        pty.read_to_string(&mut shown).unwrap();
+        pty.read_to_string(&mut shown).await.unwrap();
         assert_eq!(shown, "word\r\ngot word\r\n");
         let limited = host().limits(Limits::new().output(1000));
         let output = limited.command("yes").pty(size).output_async().await.unwrap();
@@ -404,6 +406,201 @@ fn a_program_has_a_terminal_whoever_waits() {
         let pool = host().prepare().unwrap().pool(1).unwrap();
         let output = pool.command("tty").pty(size).output_async().await.unwrap();
         assert_eq!(output.stdout, b"/dev/pts/0\r\n");
+    });
+}
+
+/// Reads until a word is shown; returns all that was.
+async fn read_until(mut pty: &AsyncPty, word: &str) -> String {
+    let mut shown = String::new();
+    while !shown.contains(word) {
+        let mut bytes = [0; 256];
+        let read = pty.read(&mut bytes).await.unwrap();
+        assert_ne!(read, 0, "the end comes before {word:?}: {shown:?}");
+        shown.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    shown
+}
+
+#[test]
+fn a_task_types_reads_and_resizes() {
+    in_both(|| async {
+        let script =
+            "trap 'stty size' WINCH; echo ready; while ! read line; do :; done; echo got $line; exec sleep 1000";
+        let mut child = sh(script).pty(PtySize::new(31, 97)).spawn_async().unwrap();
+        let pty = child.pty.take().unwrap();
+        assert_eq!(read_until(&pty, "ready\r\n").await, "ready\r\n");
+        // Nothing is shown now: a dropped read takes nothing.
+        assert!(poll_once((&pty).read(&mut [0])).is_pending());
+        pty.resize(PtySize::new(50, 132)).unwrap();
+        assert_eq!(read_until(&pty, "50 132\r\n").await, "50 132\r\n");
+        (&pty).write_all(b"a word\n").await.unwrap();
+        assert_eq!(read_until(&pty, "got a word\r\n").await, "a word\r\ngot a word\r\n");
+        // Ctrl-C.
+        (&pty).write_all(b"\x03").await.unwrap();
+        let outcome = child.wait().await.unwrap();
+        assert_eq!((outcome.signal(), outcome.cause()), (Some(libc::SIGINT), Cause::Signaled));
+        let mut rest = String::new();
+        (&pty).read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "^C");
+    });
+}
+
+#[test]
+fn much_is_typed_and_shown_at_once() {
+    in_both(|| async {
+        // More than a terminal holds, in both directions.
+        let typed: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
+        let script = "stty raw -echo; printf ready; head -c 1000000";
+        let mut child = sh(script).pty(PtySize::default()).spawn_async().unwrap();
+        let pty = Arc::new(child.pty.take().unwrap());
+        read_until(&pty, "ready").await;
+        let (to, input) = (pty.clone(), typed.clone());
+        let writer = tokio::spawn(async move { (&*to).write_all(&input).await.unwrap() });
+        let mut shown = Vec::new();
+        (&*pty).read_to_end(&mut shown).await.unwrap();
+        writer.await.unwrap();
+        assert!(shown == typed, "{} bytes", shown.len());
+        assert!(child.wait().await.unwrap().success());
+    });
+}
+
+#[test]
+fn a_dropped_terminal_of_a_task_hangs_up_and_one_that_is_given_on_blocks() {
+    in_both(|| async {
+        let start = || sh("echo ready; exec sleep 1000").pty(PtySize::default()).spawn_async().unwrap();
+        let mut child = start();
+        read_until(child.pty.as_ref().unwrap(), "ready").await;
+        drop(child.pty.take());
+        assert_eq!(child.wait().await.unwrap().signal(), Some(libc::SIGHUP));
+        let mut child = start();
+        let flags = |fd: &dyn AsRawFd| {
+            nonblocking(&std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap())
+        };
+        let pty = child.pty.take().unwrap();
+        assert_eq!(flags(&pty.as_fd()), [true], "the control");
+        let fd = pty.into_owned_fd().unwrap();
+        assert_eq!(flags(&fd), [false]);
+        drop(fd);
+        assert_eq!(child.wait().await.unwrap().signal(), Some(libc::SIGHUP));
+    });
+}
+
+#[test]
+fn a_task_runs_other_commands_in_its_sandbox() {
+    in_both(|| async {
+        let mut child = sh("read line; cat /tmp/note; exit 21");
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn_async().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let enter = |script: &str| {
+            let mut command = child.command("sh");
+            command.args(["-c", script]);
+            command
+        };
+        assert_eq!(enter("exit 22").status_async().await.unwrap().code(), Some(22));
+        let (mut talks, mut notes, mut leaves) =
+            (enter("read line; echo got $line; exit 23"), enter("echo one > /tmp/note"), enter("exec sleep 1000"));
+        // They are started while the program is awaited.
+        let commands = async {
+            let mut entered = talks.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn_async().unwrap();
+            entered.stdin.take().unwrap().write_all(b"this\n").await.unwrap();
+            let output = entered.wait_with_output().await.unwrap();
+            assert_eq!((output.outcome.code(), &*output.stdout), (Some(23), &b"got this\n"[..]));
+            assert!(notes.output_async().await.unwrap().outcome.success());
+            // A dropped future ends the command alone.
+            let (mut reader, writer) = pipe();
+            let mut future = Box::pin(leaves.fd(3, writer).status_async());
+            drop(leaves);
+            assert!(poll_once(future.as_mut()).is_pending());
+            drop(future);
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+            stdin.write_all(b"go\n").await.unwrap();
+        };
+        let (output, ()) = tokio::join!(child.wait_with_output(), commands);
+        let output = output.unwrap();
+        assert_eq!((output.outcome.code(), &*output.stdout), (Some(21), &b"one\n"[..]));
+    });
+}
+
+#[test]
+fn commands_in_sandboxes_of_all_kinds_are_for_tasks_too() {
+    in_both(|| async {
+        let prepared = host().prepare().unwrap();
+        let pool = prepared.pool_by_hand(1).unwrap();
+        for mut command in [host().command("cat"), prepared.command("cat"), pool.command("cat")] {
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn_async().unwrap();
+            let mut entering = child.command("sh");
+            let echoes = (0..4).map(|number| {
+                let echo = entering.clone().args(["-c", &format!("echo {number}; exit {number}")]).output_async();
+                tokio::spawn(echo)
+            });
+            for (number, echo) in echoes.collect::<Vec<_>>().into_iter().enumerate() {
+                let output = echo.await.unwrap().unwrap();
+                assert_eq!(output.stdout, format!("{number}\n").into_bytes());
+                assert_eq!(output.outcome.code(), i32::try_from(number).ok());
+            }
+            let mut entered = child.command("sleep").arg("1000").spawn_async().unwrap();
+            // A command of a command is one of the sandbox.
+            assert!(entered.command("true").status_async().await.unwrap().success());
+            assert_eq!(entered.signal_all(libc::SIGTERM).unwrap_err().kind(), ErrorKind::InvalidPolicy);
+            assert_eq!(entered.terminate(AGES).await.unwrap().signal(), Some(libc::SIGTERM));
+            drop(child.stdin.take());
+            assert!(child.wait().await.unwrap().success());
+            let error = entering.args(["-c", ":"]).spawn_async().unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ESRCH), "{error}");
+        }
+        let single = host().namespaces(Namespaces::default() - Namespaces::PID);
+        let mut child = single.command("true").spawn_async().unwrap();
+        assert_eq!(child.command("true").status_async().await.unwrap_err().kind(), ErrorKind::InvalidPolicy);
+        child.wait().await.unwrap();
+    });
+}
+
+#[test]
+fn commands_of_tasks_end_with_the_sandbox_and_nothing_is_left() {
+    alone("asynchronous::commands_of_tasks_end_with_the_sandbox_and_nothing_is_left", || {
+        drop(many_threads());
+        let before = open_fds();
+        in_both(|| async {
+            let start = || async {
+                let (child, reader) = endless();
+                let enter = || child.command("sleep").arg("1000").spawn_async().unwrap();
+                let commands = [enter(), enter(), enter()];
+                (child, reader, commands)
+            };
+            let killed = |outcome: Result<Outcome, belljar::Error>| {
+                let outcome = outcome.unwrap();
+                assert_eq!((outcome.signal(), outcome.cause()), (Some(libc::SIGKILL), Cause::Signaled));
+            };
+            // One waits before the sandbox is ended, one meanwhile, and one afterwards.
+            let (mut child, reader, [mut first, mut second, mut third]) = start().await;
+            let first = tokio::spawn(async move { first.wait().await });
+            tokio::task::yield_now().await;
+            let (ended, second) = tokio::join!(child.kill(), second.wait());
+            ended.unwrap();
+            killed(second);
+            killed(third.wait().await);
+            killed(first.await.unwrap());
+            assert_all_dead(reader);
+            // The end of it is dropped at some point.
+            for polls in 0..6 {
+                let (mut child, reader, commands) = start().await;
+                let mut end = Box::pin(child.kill());
+                for _ in 0..polls {
+                    if poll_once(end.as_mut()).is_ready() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                drop(end);
+                drop(child);
+                assert_all_dead(reader);
+                for mut command in commands {
+                    killed(command.wait().await);
+                }
+            }
+        });
+        assert_eq!(children(), [""; 0]);
+        assert_eq!(open_fds(), before);
     });
 }
 

@@ -1,9 +1,11 @@
 //! Captured output: bounded, drained, and without a deadlock.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use belljar::{Cause, Limits, Sandbox, Stdio};
+use belljar::{Cause, Limits, PtySize, Sandbox, Stdio};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::alone::{alone, pipe};
 use crate::harness::{compile_static, host, with_program};
@@ -147,4 +149,93 @@ fn a_program_that_is_killed_was_not_over_its_limit() {
     child.kill().unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.outcome.cause(), output.truncated), (Cause::Killed, false));
+}
+
+fn blocks(fd: &OwnedFd) -> bool {
+    !OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL).unwrap()).contains(OFlag::O_NONBLOCK)
+}
+
+#[test]
+fn duplicates_that_the_caller_has_made_stay_as_they_are() {
+    // More than a pipe holds: when all is written, somebody reads.
+    let script = "head -c 200000 /dev/zero; head -c 200000 /dev/zero >&2; echo >&4; read line <&3";
+    let ((program_end, mut writer), (mut reader, teller)) = (pipe(), pipe());
+    let mut command = host().command("sh");
+    command.args(["-c", script]).fd(3, program_end).fd(4, teller);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let duplicates = [
+        child.stdout.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap(),
+        child.stderr.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap(),
+    ];
+    let waiter = std::thread::spawn(move || child.wait_with_output());
+    reader.read_exact(&mut [0]).unwrap();
+    let meanwhile = duplicates.each_ref().map(blocks);
+    writer.write_all(b"go\n").unwrap();
+    let output = waiter.join().unwrap().unwrap();
+    assert_eq!((output.stdout.len(), output.stderr.len()), (200_000, 200_000));
+    assert_eq!((meanwhile, duplicates.each_ref().map(blocks)), ([true; 2], [true; 2]));
+    // A terminal can't be opened anew: it is as it was afterwards.
+    let child = host().command("true").pty(PtySize::default()).spawn().unwrap();
+    let duplicate = child.pty.as_ref().unwrap().as_fd().try_clone_to_owned().unwrap();
+    child.wait_with_output().unwrap();
+    assert!(blocks(&duplicate));
+}
+
+#[test]
+fn what_is_no_pipe_is_captured_and_stays_as_it_is() {
+    let (host_end, mut other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut child = host().command("true").spawn().unwrap();
+    let duplicate = OwnedFd::from(host_end.try_clone().unwrap());
+    child.stdout = Some(OwnedFd::from(host_end).into());
+    other.write_all(b"from elsewhere").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"from elsewhere");
+    assert!(blocks(&duplicate));
+    // A file is read from where it is.
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"before after").unwrap();
+    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(7)).unwrap();
+    let mut child = host().command("sleep").arg("0.1").spawn().unwrap();
+    child.stdout = Some(OwnedFd::from(file).into());
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"after");
+}
+
+#[test]
+fn a_program_that_reads_its_own_output_keeps_nobody_waiting() {
+    let program = compile_static(
+        "thief",
+        r#"
+        #include <fcntl.h>
+        #include <unistd.h>
+        int main(void) {
+            char bytes[512];
+            int output = open("/proc/self/fd/1", O_RDONLY | O_NONBLOCK), stolen = 0;
+            if (output < 0) return 1;
+            if (fork() == 0)
+                for (;;)
+                    if (read(output, bytes, sizeof bytes) > 0 && !stolen++) (void)!write(3, "stolen", 6);
+            for (int i = 0; i < 3000; i++) (void)!write(1, "x", 1);
+            return 17;
+        }
+        "#,
+    );
+    let mut told = String::new();
+    for _ in 0..40 {
+        let (mut teller, program_end) = pipe();
+        let mut command = with_program(&program).command("/program");
+        let child = command.fd(3, program_end).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        drop(command);
+        // Somebody outside has the other end, so that the pipe does not end with the sandbox.
+        let end = format!("/proc/{}/fd/1", child.id());
+        let end = std::fs::File::options().write(true).open(end);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output()).unwrap());
+        let output = receiver.recv_timeout(Duration::from_secs(60));
+        drop(end);
+        assert_eq!(output.unwrap().unwrap().outcome.code(), Some(17));
+        let mut word = [0; 6];
+        if teller.read(&mut word).is_ok_and(|read| read > 0) {
+            told.push_str(std::str::from_utf8(&word).unwrap());
+        }
+    }
+    assert!(told.starts_with("stolen"), "the control: {told}");
 }

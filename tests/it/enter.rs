@@ -15,6 +15,7 @@ use belljar::{
     Seccomp, Stdio,
 };
 
+use crate::again::{again, is_again};
 use crate::alone::{alone, pipe};
 use crate::for_root;
 use crate::harness::{
@@ -120,7 +121,7 @@ fn a_command_runs_beside_the_program_and_ends_by_itself() {
 /// What a process has on, in the words of its own /proc. `$$` is left out, and what differs by nature.
 const WORN: &str = "
     for kind in user mnt pid net ipc uts cgroup time pid_for_children; do readlink /proc/self/ns/$kind || true; done
-    grep -E '^(Umask|Uid|Gid|Sig(Ign|Blk|Cgt)|Cap|NoNewPrivs|Seccomp|Cpus_allowed|Speculation)' /proc/self/status
+    grep -E '^(Umask|Uid|Gid|Groups|Sig(Ign|Blk|Cgt)|Cap|NoNewPrivs|Seccomp|Cpus_allowed|Speculation)' /proc/self/status
     cat /proc/self/limits /proc/self/oom_score_adj /proc/self/cgroup /proc/self/uid_map /proc/self/gid_map
     cat /proc/self/mountinfo /proc/self/personality 2>&1 || true
     nice; hostname; pwd -P; env | sort; ls /proc/self/fd | wc -l; ls -a /
@@ -176,6 +177,39 @@ fn a_command_wears_what_the_program_wears() {
         let is_session = worn.iter().any(|line| line == "a session");
         assert_eq!(is_session, name != "no mounts", "{name}: {worn:#?}");
         assert_eq!(worn.iter().any(|line| line == "Seccomp:\t2"), !name.contains("no filter"), "{name}");
+    }
+}
+
+/// What is kept of root's own groups, or left, is so for both.
+#[test]
+fn a_command_has_the_groups_of_the_program_whatever_those_of_root_are() {
+    const NAME: &str = "enter::a_command_has_the_groups_of_the_program_whatever_those_of_root_are";
+    for_root!();
+    if !is_again() {
+        for groups in
+            [&["--clear-groups"][..], &["--groups", "0"], &["--groups", "54321,54322"], &["--groups", "0,54321"]]
+        {
+            again(NAME, &[&["setpriv"][..], groups].concat());
+        }
+        return;
+    }
+    let groups =
+        |status: String| status.lines().find(|line| line.starts_with("Groups:")).unwrap().trim_end().to_owned();
+    let own = groups(fs::read_to_string("/proc/self/status").unwrap());
+    for (name, sandbox) in policies() {
+        let prepared = sandbox.prepare().unwrap();
+        let pool = prepared.pool_by_hand(1).unwrap();
+        for mut command in [sandbox.command("cat"), prepared.command("cat"), pool.command("cat")] {
+            let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            let entered = child.command("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+            // As the host's namespace has them: inside, a group that is not mapped looks like any other.
+            let [program, command] =
+                [&child, &entered].map(|child| fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap());
+            assert_eq!(groups(program.clone()), groups(command), "{name}, {own}");
+            let gid = program.lines().find_map(|line| line.strip_prefix("Gid:\t")).unwrap().split('\t').next().unwrap();
+            let kept = ["Groups:".to_owned(), format!("Groups:\t{gid}")];
+            assert!(kept.contains(&groups(program.clone())), "{name}, {own}: {program}");
+        }
     }
 }
 

@@ -34,6 +34,21 @@ fn changed(fields: &Value, descriptor: &Value) -> Layout {
 }
 
 #[test]
+fn u22_images_of_more_layers_than_can_be_stacked_are_refused() {
+    for (count, opens) in [(499, true), (500, false)] {
+        let layout = Layout::new();
+        let layers = vec![&b"layer"[..]; count];
+        let image = layout.image(&config(&json!({}), &layers), &layers);
+        layout.index(&json!([image]));
+        let image = Image::open(layout.path());
+        match opens {
+            true => assert_eq!(image.unwrap().layers().len(), count),
+            false => assert_refused("500 layers", image, "500 layers"),
+        }
+    }
+}
+
+#[test]
 fn u22_manifests_that_lie_are_refused() {
     let layer = |digest: &str| json!([{ "mediaType": LAYER, "digest": digest, "size": 5 }]);
     let good = sha256(b"layer");
@@ -65,7 +80,7 @@ fn u22_manifests_that_lie_are_refused() {
         ("no diff_id for a layer", json!({ "layers": [one, one] }), nothing.clone(), "2 layers, and 1 diff_ids"),
         ("no layer for a diff_id", json!({ "layers": [] }), nothing.clone(), "0 layers, and 1 diff_ids"),
         ("null for layers", json!({ "layers": null }), nothing.clone(), "0 layers, and 1 diff_ids"),
-        ("1e4 layers", json!({ "layers": vec![one; 10_000] }), nothing.clone(), "takes 500"),
+        ("1e4 layers", json!({ "layers": vec![one; 10_000] }), nothing.clone(), "has 499 at most"),
         ("1e5 layers", json!({ "layers": vec![one; 100_000] }), nothing.clone(), "4194304 at most"),
         (
             "a layer that is elsewhere",
@@ -230,7 +245,7 @@ fn u22_docker_archives_that_lie_are_refused() {
         ("a layer that is not there", list("config.json", json!(["none"])), "no such file"),
         ("a layer that is a circle", list("config.json", json!(["loop"])), "more than 8 links"),
         ("no layer", list("config.json", json!([])), "0 layers, and 1 diff_ids"),
-        ("1e5 layers", list("config.json", json!(vec!["layer.tar"; 100_000])), "takes 500"),
+        ("1e5 layers", list("config.json", json!(vec!["layer.tar"; 100_000])), "has 499 at most"),
         ("null", "null".into(), "invalid type"),
         ("no image", "[]".into(), "it has no image"),
         ("257 images", format!("[{}]", vec![r#"{"Config":""}"#; 257].join(",")), "more than 256"),

@@ -294,6 +294,17 @@ fn hundreds_of_layers_are_one_root() {
 }
 
 #[test]
+fn as_many_layers_as_are_told_of_and_no_more_are_one_root() {
+    let dir = scratch();
+    let dir = real(dir.path());
+    let layers: Vec<_> = (0..500).map(|number| mkdir(dir.join(number.to_string()))).collect();
+    fs::write(layers[0].join("lowest"), "").unwrap();
+    assert_eq!(sh(&tools(Rootfs::layers(&layers[..499])), "ls -d /lowest"), "/lowest\n");
+    let error = tools(Rootfs::layers(&layers)).command("true").spawn().unwrap_err();
+    assert_eq!(error.kind(), belljar::ErrorKind::InvalidPolicy, "{error}");
+}
+
+#[test]
 fn an_empty_and_the_hosts_root_can_be_written_around() {
     memory!();
     assert_eq!(sh(&tools(Rootfs::empty().ephemeral()), "echo x >/top; mkdir /a; cat /top; ls /a"), "x\n");

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::task::Poll;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -47,11 +46,6 @@ fn timer(timeout: Duration) -> io::Result<TimerFd> {
     let timeout = timeout.clamp(Duration::from_nanos(1), Duration::from_secs(1 << 31));
     timer.set(Expiration::OneShot(timeout.into()), TimerSetTimeFlags::empty())?;
     Ok(timer)
-}
-
-/// Whether a descriptor can be read, or is at its end, now.
-pub(super) fn is_readable(fd: BorrowedFd<'_>) -> bool {
-    poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Tokio itself would panic.

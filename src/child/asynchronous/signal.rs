@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::AsyncChild;
-use super::readable::{is_readable, readable};
+use super::is_readable;
+use super::readable::readable;
 use crate::error::Result;
 use crate::outcome::Outcome;
 
