@@ -6,6 +6,7 @@
 
 mod bounds;
 mod entry;
+mod facts;
 mod hint;
 mod interpreter;
 mod operand;
@@ -21,12 +22,13 @@ use std::sync::Arc;
 
 pub(crate) use bounds::{Bounds, Wall};
 pub(crate) use entry::{EntryStep, EntryUpper};
+pub(crate) use facts::{PTMX, os};
 pub(crate) use hint::hint;
 pub(crate) use interpreter::interpreter;
 pub(crate) use operand::{
     Content, Fault, Hook, HostPath, Inside, InsideKind, Lack, MapLines, Memory, Operand, Upper, attr,
 };
-pub(crate) use step::{PTMX, Step, os};
+pub(crate) use step::Step;
 pub(crate) use template::{Lease, NetworkNamespace, Networks, Template};
 pub(crate) use words::Escaped;
 
