@@ -243,6 +243,32 @@ fn a_program_is_held_back_until_the_hook_returns() {
 }
 
 #[test]
+fn what_lies_over_proc_is_masked_and_sealed_by_that_name() {
+    let dir = temp_dir();
+    let (dir, token) = (real(dir.path()), token());
+    fs::write(dir.join("secret"), &token).unwrap();
+    let over = Entry::bind(&dir, "/proc");
+    for (name, sandbox) in [
+        ("over it", own_root().entry(Entry::proc("/proc")).entry(over.clone())),
+        ("beside it", own_root().entry(Entry::proc("/other")).entry(over.clone())),
+        ("before another", own_root().entry(over.clone()).entry(Entry::proc("/other"))),
+        (
+            "over a link",
+            own_root().entry(Entry::proc("/proc")).symlink("proc", "/link").entry(Entry::bind(&dir, "/link")),
+        ),
+    ] {
+        assert_eq!(sh(&sandbox, "cat /proc/secret"), token, "{name}");
+        assert_eq!(sh(&sandbox.clone().mask("/proc/secret"), "cat /proc/secret"), "", "{name}");
+        let sealed = sandbox.entry(Entry::seal("/proc"));
+        assert_eq!(sh(&sealed, "! echo x 2>/dev/null >/proc/new"), "", "{name}");
+    }
+    assert!(!dir.join("new").exists());
+    // The sandbox's own is meant where that is what lies there.
+    let own = own_root().entry(Entry::proc("/proc")).entry(Entry::proc("/other")).mask("/proc/version");
+    assert_eq!(sh(&own, "cat /proc/version; wc -l </other/version"), "1\n");
+}
+
+#[test]
 fn the_first_directory_that_is_there_is_taken_and_named() {
     let mut command = host().command("sh");
     command.args(["-c", "pwd; echo $PWD"]).current_dir("/nothing").current_dir_or("/usr").current_dir_or("/").env_pwd();
