@@ -281,7 +281,8 @@ impl State<'_> {
     ) -> Done {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
-        let _closed_by_exec = self.show_exec()?;
+        // By the exec, or by the end of this process, which has told its fault by then: never by a return.
+        let _closed_by_exec = core::mem::ManuallyDrop::new(self.show_exec()?);
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
         sys::close_on_exec(1)?;
         if let Some(kept) = &self.kept {
