@@ -25,6 +25,7 @@ use crate::compile::own_namespaces;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::exec::Program;
 use crate::layer::fds::{self, Stdio};
+use crate::layer::limits;
 use crate::layer::process;
 use crate::plan::{Plan, Step};
 use crate::pool::{defaults, environment};
@@ -191,6 +192,8 @@ struct Entering<'a> {
     steps: Vec<Step>,
     directory: CString,
     filters: Vec<Step>,
+    /// The limit that a parked agent has put off, as a program of the pool's gets it in its order.
+    last: Option<Step>,
 }
 
 fn enter(
@@ -208,8 +211,9 @@ fn enter(
     let (program, args) = (&command.program, &command.args);
     Program { program, args, env, arg0: None, pwd: Vec::new() }.lower(&mut steps)?;
     let filters = inside.filters(policy)?;
+    let last = limits::last(&policy.limits)?;
     let wiring = Wiring::open(&steps, &given)?;
-    let entering = Entering { inside, policy, started, report: report.clone(), steps, directory, filters };
+    let entering = Entering { inside, policy, started, report: report.clone(), steps, directory, filters, last };
     entering.run(wiring)
 }
 
@@ -279,7 +283,8 @@ impl Entering<'_> {
         let [argv, envp] = order.map_strings(argv, envp)?;
         order.put_in_place();
         let mut script = Script::after(std::mem::take(&mut order.calls));
-        for step in self.inside.steps.iter().filter(|step| matches!(step, Step::Limit { .. })) {
+        let limits = self.inside.steps.iter().filter(|step| matches!(step, Step::Limit { .. }));
+        for step in limits.chain(&self.last) {
             script.wear(step, None)?;
         }
         for step in &self.filters {

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use belljar::{
-    Capabilities, Cause, Child, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, PtySize, Rootfs, Sandbox,
-    Seccomp, Stdio,
+    Capabilities, Cause, Child, ErrorKind, IdMap, Landlock, Layer, Limits, Namespaces, Network, PtySize, Rootfs,
+    Sandbox, Seccomp, Stdio,
 };
 
 use crate::alone::{alone, pipe};
@@ -664,4 +664,12 @@ fn root_enters_without_a_trace_on_the_host() {
             assert_eq!((state().split_off(3), dumpable()), before, "{name}");
         }
     });
+}
+
+#[test]
+fn a_sandbox_of_a_pool_holds_other_commands_to_its_open_files_too() {
+    let pool = host().limits(Limits::new().open_files(20)).prepare().unwrap().pool(1).unwrap();
+    let mut child = pool.command("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(sh(&child, "ulimit -Sn; ulimit -Hn"), "20\n20\n");
+    child.kill().unwrap();
 }
