@@ -228,6 +228,7 @@ impl Entering<'_> {
             sent.iter_mut().filter(|(_, to)| to == fd).for_each(|(source, _)| *source = null.as_fd());
         }
         self.confine(&mut outside, &sent)?;
+        outside.bound(&self.inside.steps)?;
         let mut agent = outside.fork(|program| self.child(program, streams))?;
         agent.move_socket(PARKED)?.map_err(|(_, Errno(errno))| Error::os(Layer::Process, "agent: park", errno))?;
         let executable = self.settle(&mut agent)?;

@@ -673,3 +673,24 @@ fn a_sandbox_of_a_pool_holds_other_commands_to_its_open_files_too() {
     assert_eq!(sh(&child, "ulimit -Sn; ulimit -Hn"), "20\n20\n");
     child.kill().unwrap();
 }
+
+#[test]
+fn the_number_of_processes_binds_other_commands_where_no_cgroup_holds_it() {
+    if is_root() {
+        // RLIMIT_NPROC does not bind root: there it takes a cgroup, in which the clone fails.
+        return;
+    }
+    let sandbox = host().limits(Limits::new().pids(4));
+    let child = waiting(&sandbox);
+    let mut others: Vec<Child> = Vec::new();
+    let error = loop {
+        match child.command("sleep").arg("1000").stdin(Stdio::null()).spawn() {
+            Ok(other) => others.push(other),
+            Err(error) => break error,
+        }
+        assert!(others.len() < 10, "they are bound by nothing");
+    };
+    assert_eq!((others.len(), error.raw_os_error()), (3, Some(libc::EAGAIN)), "{error}");
+    drop(others.pop());
+    assert!(child.command("true").status().unwrap().success(), "there is room again");
+}
