@@ -260,7 +260,7 @@ impl Entering<'_> {
             report: self.report.clone(),
             keeps: None,
             inside: Some(self.inside.clone()),
-            limited: Limited::default(),
+            limited: Limited::entered(self.policy.limits.cpu_time),
         });
         child.policy = Some(self.policy.clone());
         if is_over { Err(over()) } else { Ok(child) }

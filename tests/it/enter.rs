@@ -694,3 +694,10 @@ fn the_number_of_processes_binds_other_commands_where_no_cgroup_holds_it() {
     drop(others.pop());
     assert!(child.command("true").status().unwrap().success(), "there is room again");
 }
+
+#[test]
+fn a_command_that_has_used_its_processor_time_is_told_so() {
+    let child = waiting(&host().limits(Limits::new().cpu_time(Duration::from_secs(1))));
+    let outcome = child.command("sh").args(["-c", "while :; do :; done"]).status().unwrap();
+    assert_eq!(outcome.cause(), Cause::CpuTime, "{outcome:?}");
+}
