@@ -701,3 +701,19 @@ fn a_command_that_has_used_its_processor_time_is_told_so() {
     let outcome = child.command("sh").args(["-c", "while :; do :; done"]).status().unwrap();
     assert_eq!(outcome.cause(), Cause::CpuTime, "{outcome:?}");
 }
+
+#[test]
+fn a_number_that_no_process_has_room_for_is_an_error_everywhere() {
+    let prepared = host().prepare().unwrap();
+    let pool = prepared.pool(1).unwrap();
+    let child = waiting(&host());
+    for number in [i32::MAX, i32::MAX - 1, i32::MAX - 3] {
+        for (name, mut command) in
+            [("plain", prepared.command("true")), ("pool", pool.command("true")), ("in use", child.command("true"))]
+        {
+            let file: OwnedFd = fs::File::open("/dev/null").unwrap().into();
+            let error = command.fd(number, file).spawn().map(drop).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{name}: {error}");
+        }
+    }
+}
