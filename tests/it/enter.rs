@@ -717,3 +717,28 @@ fn a_number_that_no_process_has_room_for_is_an_error_everywhere() {
         }
     }
 }
+
+#[test]
+fn no_descriptor_stays_open_where_the_host_has_no_room_for_more() {
+    alone("enter::no_descriptor_stays_open_where_the_host_has_no_room_for_more", || {
+        let mut usual = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: The kernel writes one such structure.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut usual) }, 0);
+        // SAFETY: The kernel reads one such structure.
+        let set = |limit: &libc::rlimit| assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) }, 0);
+        let child = waiting(&host());
+        let open = open_fds();
+        let mut failed = 0;
+        for more in 0..60 {
+            // More than the agent's socket needs, which has the limit too.
+            let fill: Vec<_> = (0..70).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+            let room = (open.len() + fill.len()) as u64 + more;
+            set(&libc::rlimit { rlim_cur: room, ..usual });
+            let outcome = child.command("true").stdin(Stdio::null()).status();
+            set(&usual);
+            failed += usize::from(outcome.is_err());
+        }
+        assert!((1..60).contains(&failed), "{failed}");
+        assert_eq!(open_fds(), open);
+    });
+}
