@@ -135,6 +135,11 @@ impl<'a> Resolved<'a> {
         }
         // The builder of the root needs ids that mean something inside.
         if self.ids.caller_unmapped {
+            if self.has_init() {
+                // A change of ids makes the memory not dumpable that init and the program share, and what the program has to
+                // write to in the host's /proc is root's then.
+                steps.push(Step::AwaitReady);
+            }
             capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
             self.ids.change(steps);
         }

@@ -25,6 +25,7 @@ use crate::compile::own_namespaces;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::exec::Program;
 use crate::layer::fds::{self, Stdio};
+use crate::layer::limits;
 use crate::layer::namespaces::Namespaces;
 use crate::layer::process;
 use crate::plan::{Plan, Step};
@@ -206,6 +207,8 @@ struct Entering<'a> {
     steps: Vec<Step>,
     directory: CString,
     filters: Vec<Step>,
+    /// The limit that a parked agent has put off, as a program of the pool's gets it in its order.
+    last: Option<Step>,
 }
 
 fn enter(
@@ -223,8 +226,9 @@ fn enter(
     let (program, args) = (&command.program, &command.args);
     Program { program, args, env, arg0: None, pwd: Vec::new() }.lower(&mut steps)?;
     let filters = inside.filters(policy)?;
+    let last = limits::last(&policy.limits)?;
     let wiring = Wiring::open(&steps, &given)?;
-    let entering = Entering { inside, policy, started, report: report.clone(), steps, directory, filters };
+    let entering = Entering { inside, policy, started, report: report.clone(), steps, directory, filters, last };
     entering.run(wiring)
 }
 
@@ -239,6 +243,7 @@ impl Entering<'_> {
             sent.iter_mut().filter(|(_, to)| to == fd).for_each(|(source, _)| *source = null.as_fd());
         }
         self.confine(&mut outside, &sent)?;
+        outside.bound(&self.inside.steps)?;
         let mut agent = outside.fork(|program| self.child(program, streams))?;
         agent.move_socket(PARKED)?.map_err(|(_, Errno(errno))| Error::os(Layer::Process, "agent: park", errno))?;
         let executable = self.settle(&mut agent)?;
@@ -275,7 +280,7 @@ impl Entering<'_> {
             report: self.report.clone(),
             keeps: None,
             inside: Some(self.inside.clone()),
-            limited: Limited::default(),
+            limited: Limited::entered(self.policy.limits.cpu_time),
         });
         child.policy = Some(self.policy.clone());
         if is_over { Err(over()) } else { Ok(child) }
@@ -299,7 +304,8 @@ impl Entering<'_> {
         let [argv, envp] = order.map_strings(argv, envp)?;
         order.put_in_place();
         let mut script = Script::after(std::mem::take(&mut order.calls));
-        for step in self.inside.steps.iter().filter(|step| matches!(step, Step::Limit { .. })) {
+        let limits = self.inside.steps.iter().filter(|step| matches!(step, Step::Limit { .. }));
+        for step in limits.chain(&self.last) {
             script.wear(step, None)?;
         }
         for step in &self.filters {

@@ -1,8 +1,8 @@
 //! Holding a program back until the host has done something about it.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, socko
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::{Hook, Plan};
 use crate::spawn::above_streams;
+use crate::sys::{self, Errno};
 
 impl Hook {
     pub(crate) fn new(hook: impl Fn(u32) -> io::Result<()> + Send + Sync + 'static) -> Self {
@@ -24,12 +25,12 @@ impl Hook {
         setsockopt(&outer, sockopt::PassCred, &true).map_err(|errno| os(errno.into()))?;
         plan.hold(Arc::new(above_streams(inner.into())?));
         let (started, hooked) = std::thread::scope(|scope| {
-            let hooked = scope.spawn(|| self.run(&Outer(outer)));
+            let hooked = std::thread::Builder::new().spawn_scoped(scope, || self.run(&Outer(outer))).map_err(os)?;
             let started = start(&plan);
             // The last end but the child's: if that has ended, the other thread is told.
             drop(plan);
-            (started, hooked.join())
-        });
+            Ok((started, hooked.join()))
+        })?;
         match hooked {
             Ok(Err(error)) => Err(failed(Layer::Process, "hold", &error)),
             Ok(Ok(())) => started,
@@ -42,7 +43,13 @@ impl Hook {
         let mut space = nix::cmsg_space!(nix::libc::ucred);
         let mut byte = [0];
         let mut data = [io::IoSliceMut::new(&mut byte)];
-        let message = recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = loop {
+            match recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut space), flags) {
+                Err(nix::Error::EINTR) => {}
+                result => break result?,
+            }
+        };
         if message.bytes == 0 {
             // What has failed before, `start` tells.
             return Ok(());
@@ -53,7 +60,11 @@ impl Hook {
             _ => None,
         });
         (self.0)(pid.ok_or(io::ErrorKind::InvalidData)?)?;
-        (&mut &*socket).write_all(b".")
+        match sys::send(socket.as_fd(), b".") {
+            // The process has ended meanwhile: why, `start` tells.
+            Ok(()) | Err(Errno(nix::libc::EPIPE | nix::libc::ECONNRESET)) => Ok(()),
+            Err(Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
+        }
     }
 }
 

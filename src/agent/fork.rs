@@ -4,9 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::MsgFlags;
 
-use super::{Agent, Arg, Calls, SOCKET, failed, sockets};
+use super::{Agent, Arg, CMSG_LENGTH, Calls, SOCKET, failed, sockets};
 use crate::child::Child;
 use crate::error::Result;
 use crate::spawn::{Process, above_streams};
@@ -31,7 +31,7 @@ impl Agent {
         let pidfd = calls.words(&[zero]);
         let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
         calls.call(libc::SYS_clone, [flags.into(), zero, pidfd, zero, zero]);
-        hand_out(SOCKET, CLONED..CLONED + 1, &mut calls, Calls::attempt);
+        hand_out(SOCKET, CLONED, &mut calls, Calls::attempt);
         calls.attempt(libc::SYS_pidfd_send_signal, [OWN.into(), libc::SIGKILL.into(), zero, zero]);
         calls.call(libc::SYS_close_range, [OWN.into(), u32::MAX.into(), zero]);
         calls.call(libc::SYS_close, [SOCKET.into()]);
@@ -49,20 +49,25 @@ impl Agent {
     }
 
     /// Takes some of the agent's descriptors over, which are open.
+    ///
+    /// Each comes by itself: of several in one message the kernel puts as many in place as the host has room for, and who is
+    /// told that some are missing has to find the others.
     pub(crate) fn take_fds(&mut self, first: RawFd, count: usize) -> Result<Vec<OwnedFd>> {
         let mut calls = Calls::default();
         let last = first + count as RawFd - 1;
-        hand_out(self.next, first..last + 1, &mut calls, Calls::call);
+        for number in first..=last {
+            hand_out(self.next, number, &mut calls, Calls::call);
+        }
         calls.call(libc::SYS_close_range, [first.into(), last.into(), 0.into()]);
         self.send(&calls, &[])?;
-        // The answer is longer than what descriptors come with.
-        let fds = if self.waiting()? == 1 { receive_fds(self.socket.as_fd())? } else { Vec::new() };
-        self.answer()?.map_err(|(_, Errno(errno))| failed("send descriptors", errno))?;
-        // Fewer come where the host has no room for more.
-        match fds.len() == count {
-            true => Ok(fds),
-            false => Err(failed("receive descriptors", libc::EMFILE)),
+        let mut fds = Vec::with_capacity(count);
+        // The answer is longer than what a descriptor comes with.
+        while fds.len() < count && self.waiting()? == 1 {
+            let fd = receive_fd(self.socket.as_fd()).map_err(|_| failed("receive descriptors", libc::EMFILE))?;
+            fds.push(above_streams(fd.into())?);
         }
+        self.answer()?.map_err(|(_, Errno(errno))| failed("send descriptors", errno))?;
+        Ok(fds)
     }
 }
 
@@ -106,50 +111,14 @@ fn pid_of(pidfd: BorrowedFd<'_>) -> Option<libc::pid_t> {
     (pid > 0).then_some(pid)
 }
 
-/// Adds the call that sends descriptors, with one byte.
-fn hand_out(
-    socket: RawFd,
-    fds: std::ops::Range<RawFd>,
-    calls: &mut Calls,
-    add: fn(&mut Calls, libc::c_long, [Arg; 3]),
-) {
+/// Adds the call that sends a descriptor, with one byte.
+fn hand_out(socket: RawFd, number: RawFd, calls: &mut Calls, add: fn(&mut Calls, libc::c_long, [Arg; 3])) {
     let (zero, one) = (Arg::Number(0), Arg::Number(1));
     let byte = calls.data(b".");
     let iovec = calls.words(&[byte, one]);
-    // struct cmsghdr: the length of 64 bits, then level and kind of 32 bits each; then the descriptors.
-    let length = 16 + 4 * fds.len() as u64;
-    let level_and_kind = (libc::SOL_SOCKET as u64) | (libc::SCM_RIGHTS as u64) << 32;
-    let numbers = fds.flat_map(i32::to_le_bytes);
-    let control: Vec<u8> = [length, level_and_kind].into_iter().flat_map(u64::to_le_bytes).chain(numbers).collect();
-    let control = calls.data(&control);
-    let header = calls.words(&[zero, zero, iovec, one, control, length.into(), zero]);
+    // struct cmsghdr: the length of 64 bits, then level, kind and the descriptor of 32 bits each.
+    let level_and_kind = i64::from(libc::SOL_SOCKET) | i64::from(libc::SCM_RIGHTS) << 32;
+    let control = calls.words(&[Arg::from(CMSG_LENGTH), Arg::Number(level_and_kind), number.into()]);
+    let header = calls.words(&[zero, zero, iovec, one, control, Arg::Number(24), zero]);
     add(calls, libc::SYS_sendmsg, [socket.into(), header, libc::MSG_NOSIGNAL.into()]);
-}
-
-/// Receives what descriptors the next message has.
-fn receive_fds(socket: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
-    let mut byte = [0];
-    let mut parts = [std::io::IoSliceMut::new(&mut byte)];
-    let mut control = nix::cmsg_space!([RawFd; 253]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = loop {
-        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
-            Err(nix::Error::EINTR) => {}
-            result => break result.map_err(|errno| failed("receive descriptors", errno as i32))?,
-        }
-    };
-    let rights = |message: ControlMessageOwned| match message {
-        ControlMessageOwned::ScmRights(fds) => fds,
-        _ => Vec::new(),
-    };
-    let messages = message.cmsgs().map_err(|errno| failed("receive descriptors", errno as i32))?;
-    let fds: Vec<OwnedFd> = messages.flat_map(rights).map(own).collect();
-    fds.into_iter().map(above_streams).collect()
-}
-
-#[allow(unsafe_code)]
-fn own(fd: RawFd) -> OwnedFd {
-    use std::os::fd::FromRawFd;
-    // SAFETY: The kernel has just made this descriptor for the message, and nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -82,11 +82,11 @@ impl<'a> Order<'a> {
             // First out of each other's way.
             (first, _) = clear_of(sent);
             for index in 0..sent.len() as RawFd {
-                copy(calls, FIRST + index, first + index, libc::O_CLOEXEC);
+                copy(calls, FIRST + index, first.saturating_add(index), libc::O_CLOEXEC);
             }
         }
-        for (from, (_, to)) in (first..).zip(sent) {
-            copy(calls, from, *to, 0);
+        for (index, (_, to)) in (0..).zip(sent) {
+            copy(calls, first.saturating_add(index), *to, 0);
         }
     }
 }
@@ -179,8 +179,9 @@ fn clear_of(sent: &[(BorrowedFd<'_>, RawFd)]) -> (RawFd, RawFd) {
     let highest = sent.iter().map(|(_, to)| *to).max().unwrap_or(0);
     let count = sent.len() as RawFd;
     // Two more arrive, or are opened.
-    let clear = (FIRST + count + 1).max(highest) + 1;
-    (clear, clear + count)
+    // A number that no process has room for is refused by the kernel, and not a reason to count beyond all numbers.
+    let clear = (FIRST + count + 1).max(highest).saturating_add(1);
+    (clear, clear.saturating_add(count))
 }
 
 impl Calls {

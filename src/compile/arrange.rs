@@ -85,6 +85,9 @@ impl Resolved<'_> {
     /// host's /proc still, which it can write to.
     pub(super) fn lower_before(&self, makes_network: bool) -> Vec<Step> {
         let mut steps = self.lower_first();
+        if makes_network && self.ids.caller_unmapped {
+            steps.push(Step::Ready);
+        }
         steps.extend([if makes_network { Step::PassNetwork } else { Step::Ready }, Step::AwaitInit]);
         steps
     }

@@ -203,6 +203,23 @@ impl Outside {
         }
     }
 
+    /// Has a bound on the processes of the user hold for the clone too: the limit that the program itself gets comes after it. For
+    /// a moment, the agent is one more.
+    pub(super) fn bound(&mut self, steps: &[Step]) -> Result<()> {
+        const PROCESSES: &str = "NPROC";
+        let bound = steps.iter().find_map(|step| match step {
+            Step::Limit { name: name @ PROCESSES, resource, soft, hard } if *soft != libc::RLIM64_INFINITY => {
+                let (soft, hard) = (soft.saturating_add(1), hard.saturating_add(1));
+                Some(Step::Limit { name, resource: *resource, soft, hard })
+            }
+            _ => None,
+        });
+        let Some(step) = bound else { return Ok(()) };
+        let mut script = Script::default();
+        script.wear(&step, None)?;
+        script.run(&mut self.0, &[])
+    }
+
     /// Has it clone the process inside, and end.
     pub(super) fn fork(self, child: impl FnOnce(Process) -> Result<Child>) -> Result<Agent> {
         self.0.fork(child, PATIENCE)

@@ -30,6 +30,7 @@ impl State<'_> {
                 let context = sys::fsopen(c"mqueue")?;
                 let mount = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
                 let target = self.target(at)?;
+                self.note_cover(target.as_fd())?;
                 on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
             }
             EntryStep::Overlay { at, lowers, upper, names } => self.entry_overlay(at, lowers, upper, names)?,

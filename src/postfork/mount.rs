@@ -117,6 +117,7 @@ impl State<'_> {
         self.add_writable(mount.as_fd())?;
         let device = sys::fstat(mount.as_fd())?.device;
         let target = self.target(at)?;
+        self.note_cover(target.as_fd())?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
         self.add_device(device)?;
         self.on_root(mount, at);
@@ -137,6 +138,7 @@ impl State<'_> {
     fn on_root(&mut self, mount: Fd, at: &Inside) {
         if at.components.is_empty() {
             self.root = Some(mount);
+            self.proc_has_name = false;
         }
     }
 
@@ -144,18 +146,37 @@ impl State<'_> {
         let context = sys::fsopen(c"proc")?;
         let mount = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_DEV | attr::NO_EXEC)?;
         let target = self.target(at)?;
+        self.note_cover(target.as_fd())?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
-        self.proc = Some(mount);
+        let is_named = at.path.as_c_str() == c"/proc";
+        if is_named || self.proc.is_none() {
+            (self.proc, self.proc_has_name) = (Some(mount), is_named);
+        }
         Ok(())
     }
 
-    pub(super) fn devpts(&self, at: &Inside) -> Done {
+    /// The sandbox's own /proc, if it is what lies at that path.
+    fn named_proc(&self) -> Option<&Fd> {
+        self.proc.as_ref().filter(|_| self.proc_has_name)
+    }
+
+    /// What comes to lie over the sandbox's own /proc has its name from then on.
+    pub(super) fn note_cover(&mut self, target: BorrowedFd<'_>) -> Done {
+        if let Some(proc) = self.named_proc() {
+            let [proc, covered] = [sys::fstat(proc.as_fd())?, sys::fstat(target)?];
+            self.proc_has_name = (proc.device, proc.inode) != (covered.device, covered.inode);
+        }
+        Ok(())
+    }
+
+    pub(super) fn devpts(&mut self, at: &Inside) -> Done {
         let context = sys::fsopen(c"devpts")?;
         for (key, value) in [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"max", c"64")] {
             sys::fsconfig(context.as_fd(), key, value)?;
         }
         let mount = sys::fsmount(context.as_fd(), attr::NO_SUID | attr::NO_EXEC)?;
         let target = self.target(at)?;
+        self.note_cover(target.as_fd())?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))
     }
 
@@ -190,7 +211,7 @@ impl State<'_> {
         let [_, [dir, _]] = at.components.as_slice() else { return None };
         let within = at.path.to_bytes_with_nul().strip_prefix(b"/proc")?;
         let path = CStr::from_bytes_with_nul(within).ok()?;
-        (self.proc.is_some() && dir.as_c_str() == c"/proc").then_some(path)
+        (self.named_proc().is_some() && dir.as_c_str() == c"/proc").then_some(path)
     }
 
     pub(super) fn seal(&self, at: &Inside, attributes: u64) -> Done {
@@ -199,7 +220,7 @@ impl State<'_> {
             return Ok(sys::mount_setattr(self.root()?, Reach::Mount, attributes)?);
         }
         // This mount, wherever its name leads by now in a root that others write to.
-        if let Some(proc) = self.proc.as_ref().filter(|_| at.path.as_c_str() == c"/proc") {
+        if let Some(proc) = self.named_proc().filter(|_| at.path.as_c_str() == c"/proc") {
             // Whoever reads there, the times of reading to be set among that, counts as a writer for as long (EBUSY).
             let set = |_| {
                 Some(sys::mount_setattr(proc.as_fd(), Reach::Mount, attributes))
@@ -260,7 +281,8 @@ impl State<'_> {
     ) -> Done {
         // Dispositions other than "ignore" do not survive the exec, and the mask stays full: init needs no signal.
         sys::ignore_children()?;
-        let _closed_by_exec = self.show_exec()?;
+        // By the exec, or by the end of this process, which has told its fault by then: never by a return.
+        let _closed_by_exec = core::mem::ManuallyDrop::new(self.show_exec()?);
         sys::dup_to(sys::borrow(self.context.lifeline), 0)?;
         sys::close_on_exec(1)?;
         if let Some(kept) = &self.kept {
@@ -285,6 +307,7 @@ impl State<'_> {
     pub(super) fn mount(&mut self, mount: Fd, at: &Inside, reach: Reach, attributes: u64) -> Done {
         sys::mount_setattr(mount.as_fd(), reach, attributes)?;
         let target = self.target(at)?;
+        self.note_cover(target.as_fd())?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
         self.on_root(mount, at);
         Ok(())
@@ -318,7 +341,7 @@ impl State<'_> {
     /// The place `at`, if there is one.
     fn existing(&self, at: &Inside) -> Result<Option<Fd>, Fault> {
         let within = at.path.to_bytes_with_nul().strip_prefix(b"/proc/").map(CStr::from_bytes_with_nul);
-        let opened = match (&self.proc, within) {
+        let opened = match (self.named_proc(), within) {
             (Some(proc), Some(Ok(path))) => {
                 let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
                 on(Operand::Target, sys::openat2(proc.as_fd(), path, libc::O_PATH, 0, resolve))

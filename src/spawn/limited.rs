@@ -47,6 +47,11 @@ impl Limited {
         Ok(Self { clock, leaf, cpu_time: plan.bounds.cpu_time, ..Self::default() })
     }
 
+    /// What is told of a command in a sandbox in use: its limits hold as that one's do, and the first handle minds them.
+    pub(crate) fn entered(cpu_time: Option<Duration>) -> Self {
+        Self { cpu_time, ..Self::default() }
+    }
+
     /// What the children of the start get of it.
     pub(super) fn bounds(&self) -> Bounds {
         let clock = self.clock.as_ref();

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use belljar::{
-    Capabilities, Cause, Child, ErrorKind, IdMap, Landlock, Layer, Namespaces, Network, PtySize, Rootfs, Sandbox,
-    Seccomp, Stdio,
+    Capabilities, Cause, Child, ErrorKind, IdMap, Landlock, Layer, Limits, Namespaces, Network, PtySize, Rootfs,
+    Sandbox, Seccomp, Stdio,
 };
 
 use crate::again::{again, is_again};
@@ -697,5 +697,82 @@ fn root_enters_without_a_trace_on_the_host() {
             assert!(entered.unwrap_or_else(|error| panic!("{name}: {error}")).success());
             assert_eq!((state().split_off(3), dumpable()), before, "{name}");
         }
+    });
+}
+
+#[test]
+fn a_sandbox_of_a_pool_holds_other_commands_to_its_open_files_too() {
+    let pool = host().limits(Limits::new().open_files(20)).prepare().unwrap().pool(1).unwrap();
+    let mut child = pool.command("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    assert_eq!(sh(&child, "ulimit -Sn; ulimit -Hn"), "20\n20\n");
+    child.kill().unwrap();
+}
+
+#[test]
+fn the_number_of_processes_binds_other_commands_where_no_cgroup_holds_it() {
+    if is_root() {
+        // RLIMIT_NPROC does not bind root: there it takes a cgroup, in which the clone fails.
+        return;
+    }
+    let sandbox = host().limits(Limits::new().pids(4));
+    let child = waiting(&sandbox);
+    let mut others: Vec<Child> = Vec::new();
+    let error = loop {
+        match child.command("sleep").arg("1000").stdin(Stdio::null()).spawn() {
+            Ok(other) => others.push(other),
+            Err(error) => break error,
+        }
+        assert!(others.len() < 10, "they are bound by nothing");
+    };
+    assert_eq!((others.len(), error.raw_os_error()), (3, Some(libc::EAGAIN)), "{error}");
+    drop(others.pop());
+    assert!(child.command("true").status().unwrap().success(), "there is room again");
+}
+
+#[test]
+fn a_command_that_has_used_its_processor_time_is_told_so() {
+    let child = waiting(&host().limits(Limits::new().cpu_time(Duration::from_secs(1))));
+    let outcome = child.command("sh").args(["-c", "while :; do :; done"]).status().unwrap();
+    assert_eq!(outcome.cause(), Cause::CpuTime, "{outcome:?}");
+}
+
+#[test]
+fn a_number_that_no_process_has_room_for_is_an_error_everywhere() {
+    let prepared = host().prepare().unwrap();
+    let pool = prepared.pool(1).unwrap();
+    let child = waiting(&host());
+    for number in [i32::MAX, i32::MAX - 1, i32::MAX - 3] {
+        for (name, mut command) in
+            [("plain", prepared.command("true")), ("pool", pool.command("true")), ("in use", child.command("true"))]
+        {
+            let file: OwnedFd = fs::File::open("/dev/null").unwrap().into();
+            let error = command.fd(number, file).spawn().map(drop).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn no_descriptor_stays_open_where_the_host_has_no_room_for_more() {
+    alone("enter::no_descriptor_stays_open_where_the_host_has_no_room_for_more", || {
+        let mut usual = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: The kernel writes one such structure.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut usual) }, 0);
+        // SAFETY: The kernel reads one such structure.
+        let set = |limit: &libc::rlimit| assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) }, 0);
+        let child = waiting(&host());
+        let open = open_fds();
+        let mut failed = 0;
+        for more in 0..60 {
+            // More than the agent's socket needs, which has the limit too.
+            let fill: Vec<_> = (0..70).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+            let room = (open.len() + fill.len()) as u64 + more;
+            set(&libc::rlimit { rlim_cur: room, ..usual });
+            let outcome = child.command("true").stdin(Stdio::null()).status();
+            set(&usual);
+            failed += usize::from(outcome.is_err());
+        }
+        assert!((1..60).contains(&failed), "{failed}");
+        assert_eq!(open_fds(), open);
     });
 }

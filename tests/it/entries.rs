@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use belljar::{
-    Capabilities, Entry, ErrorKind, Inherit, Landlock, Layer, Namespaces, Rootfs, Sandbox, Seccomp, Stdio, Tmpfs,
+    Capabilities, Entry, ErrorKind, Inherit, Landlock, Layer, Limits, Namespaces, Rootfs, Sandbox, Seccomp, Stdio,
+    Tmpfs,
 };
 
 use crate::harness::{host, is_root, real, sh, temp_dir, token};
@@ -240,6 +241,69 @@ fn a_program_is_held_back_until_the_hook_returns() {
     assert_eq!(error.layer(), Layer::Mount, "{error}");
     let error = host().command("/nothing").before_exec(|_| Ok(())).spawn().map(drop).unwrap_err();
     assert_eq!(error.layer(), Layer::Exec, "{error}");
+}
+
+#[test]
+fn what_lies_over_proc_is_masked_and_sealed_by_that_name() {
+    let dir = temp_dir();
+    let (dir, token) = (real(dir.path()), token());
+    fs::write(dir.join("secret"), &token).unwrap();
+    let over = Entry::bind(&dir, "/proc");
+    for (name, sandbox) in [
+        ("over it", own_root().entry(Entry::proc("/proc")).entry(over.clone())),
+        ("beside it", own_root().entry(Entry::proc("/other")).entry(over.clone())),
+        ("before another", own_root().entry(over.clone()).entry(Entry::proc("/other"))),
+        (
+            "over a link",
+            own_root().entry(Entry::proc("/proc")).symlink("proc", "/link").entry(Entry::bind(&dir, "/link")),
+        ),
+    ] {
+        assert_eq!(sh(&sandbox, "cat /proc/secret"), token, "{name}");
+        assert_eq!(sh(&sandbox.clone().mask("/proc/secret"), "cat /proc/secret"), "", "{name}");
+        let sealed = sandbox.entry(Entry::seal("/proc"));
+        assert_eq!(sh(&sealed, "! echo x 2>/dev/null >/proc/new"), "", "{name}");
+    }
+    assert!(!dir.join("new").exists());
+    // The sandbox's own is meant where that is what lies there.
+    let own = own_root().entry(Entry::proc("/proc")).entry(Entry::proc("/other")).mask("/proc/version");
+    assert_eq!(sh(&own, "cat /proc/version; wc -l </other/version"), "1\n");
+}
+
+#[test]
+fn a_hook_goes_on_after_signals_and_time_is_up_in_it() {
+    crate::alone::alone("entries::a_hook_goes_on_after_signals_and_time_is_up_in_it", || {
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+        extern "C" fn ignore(_: libc::c_int) {}
+        let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+        // SAFETY: The handler does nothing.
+        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
+                        let task: i32 = task.file_name().to_str().unwrap().parse().unwrap();
+                        // SAFETY: Numbers alone.
+                        unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), task, libc::SIGUSR1) };
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+            let started: Vec<_> = (0..10).map(|_| host().command("true").before_exec(|_| Ok(())).status()).collect();
+            stop.store(true, Relaxed);
+            for outcome in started {
+                assert!(outcome.unwrap().success());
+            }
+        });
+        let limits = Limits::new().wall_time(std::time::Duration::from_millis(300));
+        let mut late = host().limits(limits).command("true");
+        late.before_exec(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(600));
+            Ok(())
+        });
+        let error = late.spawn().map(drop).unwrap_err();
+        assert_eq!((error.layer(), error.raw_os_error()), (Layer::Limits, Some(libc::ETIMEDOUT)), "{error}");
+    });
 }
 
 #[test]

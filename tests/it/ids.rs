@@ -205,6 +205,15 @@ fn subordinate_ranges_come_by_the_helpers() {
     let foreign = host().uid_map(range).gid_map(range);
     assert_eq!(sh(&foreign, "id -u; id -g"), "0\n0\n");
     assert_eq!(seen_by_host(&foreign)[0], [first; 4].map(|id| id.to_string()).join(" "));
+    // Init changes its ids meanwhile, in the memory of the program, which has to write to its own file of the host's /proc.
+    let score = "cat /proc/self/oom_score_adj";
+    let usual = sh(&host(), score);
+    for sandbox in [&foreign, &foreign.clone().user(7, 8), &foreign.clone().network(belljar::Network::Loopback), &other]
+    {
+        for _ in 0..4 {
+            assert_eq!(sh(sandbox, score), usual);
+        }
+    }
 
     // Past the end of the range: the file and the line that it lacks are named.
     let error = host().uid_map(IdMap::new(0, uid, 1)).uid_map(IdMap::new(1, 4_000_000_000, 7)).command("true").spawn();
