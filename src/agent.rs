@@ -78,7 +78,7 @@ struct Call {
 const CMSG_LENGTH: i32 = 20;
 
 /// After how long without an answer an agent may have been stopped, in milliseconds.
-const STOPPED: u8 = 50;
+const STOPPED: u8 = 10;
 
 /// The size of a call in a message, and that of an answer.
 const CALL: usize = 64;

@@ -72,7 +72,8 @@ impl Child {
     /// Its [`Child`] is a process of its own: id, pidfd, outcome and streams are those of the new program, whose true status
     /// comes from the kernel. [`kill`](Child::kill), [`wait`](Child::wait) and a drop mean that process alone, and not what
     /// it has left behind. The sandbox is still that of the first program: it ends with that, or with the first handle, and every
-    /// command in it is killed then. The command may be started any number of times, from many threads at once.
+    /// command in it is killed then. If the sandbox ends because its time or its memory is used up, the first handle's outcome
+    /// says so, and that of a command that it was killed. The command may be started any number of times, from many threads at once.
     ///
     /// The program in the sandbox need not be trusted: the new process is not dumpable until it executes, holds nothing
     /// that could be taken from it, and looks up its directory and its program when it has no more rights than any other

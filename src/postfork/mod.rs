@@ -8,6 +8,7 @@ mod bounds;
 mod context;
 mod copy;
 mod entry;
+mod init;
 mod mount;
 mod overlay;
 mod program;
@@ -268,18 +269,6 @@ impl State<'_> {
     fn pass_network(&self) -> Done {
         let namespace = self.context.open_proc(c"/proc/self/ns/net", libc::O_RDONLY, 0)?;
         Ok(sys::send_fd(sys::borrow(self.context.lifeline_host), namespace.as_fd())?)
-    }
-
-    /// Without a root of its own, nobody goes on: init tells why, and all in its namespace end with it.
-    fn await_init(&self) -> Done {
-        let report = &self.reports.init;
-        let exec = sys::receive_fd(sys::borrow(self.context.lifeline_host))?;
-        sys::receive(exec.as_fd(), &mut [0])?;
-        let init = self.plan.cell.as_ref().and_then(|cell| cell.init.as_ref());
-        if !init.is_some_and(|init| report.executes(init)) {
-            sys::exit(127);
-        }
-        Ok(())
     }
 
     /// Goes on without where the host keeps /proc/sys from being written, as container engines do.

@@ -106,7 +106,8 @@ impl Entry {
         Self::new(path, What::Dev)
     }
 
-    /// The POSIX message queues of the sandbox's IPC namespace: mq_overview(7).
+    /// The POSIX message queues of the program's IPC namespace: mq_overview(7). Without [`Namespaces::IPC`](crate::Namespaces::IPC)
+    /// those are the host's, as all that is not the sandbox's own.
     pub fn mqueue(path: impl AsRef<Path>) -> Self {
         Self::new(path, What::Mqueue)
     }
