@@ -378,14 +378,18 @@ fn a_signal_that_the_host_gets_is_forwarded() {
         let fds = open_fds();
         // SAFETY: No arguments, and no failure.
         let (this, id) = unsafe { (libc::pthread_self(), libc::gettid()) };
+        // A C library may block all signals while it makes a thread.
+        let (is_made, wait_until_made) = std::sync::mpsc::channel();
         let sender = std::thread::spawn(move || {
             let start = Instant::now();
+            wait_until_made.recv().unwrap();
             while blocked(&format!("/proc/self/task/{id}/status")) & 1 << (libc::SIGINT - 1) == 0 {
                 assert!(start.elapsed() < AGES);
             }
             // SAFETY: The thread waits, and joins this one later. Unblocked, the signal would end the process.
             assert_eq!(unsafe { libc::pthread_kill(this, libc::SIGINT) }, 0);
         });
+        is_made.send(()).unwrap();
         let outcome = child.wait_forwarding([libc::SIGINT, libc::SIGTERM]).unwrap();
         assert_eq!((outcome.code(), outcome.cause()), (Some(5), Cause::Exited));
         sender.join().unwrap();
