@@ -26,7 +26,7 @@ use crate::error::{Error, Layer, Result};
 use crate::pool::Shared;
 use crate::sandbox::Sandbox;
 use crate::spawn::above_streams;
-use crate::sys::{AgentData, Errno, agent_image, pidfd_send_signal, receive_fd};
+use crate::sys::{AgentData, Errno, agent_image, pidfd_send_signal};
 pub(crate) use order::{Executed, Order, PARKED, sent};
 
 /// Where the agent has its socket at the start.
@@ -275,32 +275,7 @@ impl Agent {
 
     /// Takes one of the agent's descriptors over.
     pub(crate) fn take_fd(&mut self, number: RawFd) -> Result<OwnedFd> {
-        // On its own: where this fails, no descriptor will come before the answer.
-        let mut calls = Calls::default();
-        calls.call(libc::SYS_fcntl, [number.into(), libc::F_GETFD.into()]);
-        self.run(&calls, &[])?.map_err(|(_, Errno(errno))| failed("send a descriptor", errno))?;
-        let mut calls = Calls::default();
-        let byte = calls.data(b".");
-        let iovec = calls.words(&[byte, Arg::Number(1)]);
-        let control_length = i64::from(CMSG_LENGTH);
-        // struct cmsghdr: the length of 64 bits, then level, kind and the descriptor of 32 bits each.
-        let level_and_kind = i64::from(libc::SOL_SOCKET) | i64::from(libc::SCM_RIGHTS) << 32;
-        let control = calls.words(&[Arg::Number(control_length), Arg::Number(level_and_kind), number.into()]);
-        let zero = Arg::Number(0);
-        let header = calls.words(&[zero, zero, iovec, Arg::Number(1), control, Arg::Number(24), zero]);
-        calls.call(libc::SYS_sendmsg, [self.next.into(), header, libc::MSG_NOSIGNAL.into()]);
-        calls.call(libc::SYS_close, [number.into()]);
-        self.send(&calls, &[])?;
-        // The answer is longer than what a descriptor comes with. It comes alone where the descriptor was not sent.
-        if self.waiting()? != 1 {
-            let answer = self.answer()?.err().map_or(libc::EPIPE, |(_, Errno(errno))| errno);
-            return Err(failed("send a descriptor", answer));
-        }
-        let fd = receive_fd(self.socket.as_fd()).map_err(|Errno(errno)| failed("receive a descriptor", errno));
-        match self.answer()? {
-            Ok(()) => fd.map(OwnedFd::from),
-            Err((_, Errno(errno))) => Err(failed("send a descriptor", errno)),
-        }
+        self.take_fds(number, 1)?.pop().ok_or_else(|| failed("send descriptors", libc::EPIPE))
     }
 
     /// How long the next message is; 0 at the end.

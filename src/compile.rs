@@ -230,31 +230,7 @@ impl<'a> Resolved<'a> {
         inside: &[Step],
         steps: &mut Vec<Step>,
     ) -> Result<(Vec<Given>, Report)> {
-        // As soon as there is all that a host may have to do with.
-        if command.hook.is_some() {
-            process::lower_hold(steps);
-        }
-        // An interface needs the capabilities that are left at the start.
-        network::lower(self.network, self.has(Namespaces::NET), steps)?;
-        // A session first: it takes the controlling terminal away.
-        if !self.has_init() && !self.inherits(Inherit::SESSION) {
-            process::lower_session(steps);
-        }
-        // A terminal as soon as there is a session to control.
-        if let Some(size) = command.pty {
-            self.lower_terminal(size, steps)?;
-        }
-        // After what takes capabilities over the other namespaces, and before those of this one are dropped.
-        self.lower_inner(steps);
-        // Descriptors before the limits: a low limit of open files must not be in the way.
-        let given = fds::lower(streams, &command.passed, steps)?;
-        // What is inherited, before the capabilities that may better it are gone.
-        if !self.has_init() {
-            self.lower_inherited(steps);
-        }
-        if !self.has_init() && !self.joined.any() && !self.inherits(Inherit::OOM_SCORE) {
-            process::lower_oom_score(steps);
-        }
+        let given = self.lower_surroundings(command, streams, steps)?;
         self.lower_state(command, steps)?;
         // Ids before capabilities, which a change needs; securebits before ids, so that a change does not take them.
         capabilities::lower_first(self.sandbox.capabilities, self.privileged(), steps);
@@ -296,6 +272,36 @@ impl<'a> Resolved<'a> {
         }
         let report = self.report((restricted, landlock.lacking), seccomp);
         Ok((given, report))
+    }
+
+    /// What surrounds the program: an interface, a session, a terminal, descriptors, and what it has from who clones it.
+    fn lower_surroundings(&self, command: &Command, streams: [&Stdio; 3], steps: &mut Vec<Step>) -> Result<Vec<Given>> {
+        // As soon as there is all that a host may have to do with.
+        if command.hook.is_some() {
+            process::lower_hold(steps);
+        }
+        // An interface needs the capabilities that are left at the start.
+        network::lower(self.network, self.has(Namespaces::NET), steps)?;
+        // A session first: it takes the controlling terminal away.
+        if !self.has_init() && !self.inherits(Inherit::SESSION) {
+            process::lower_session(steps);
+        }
+        // A terminal as soon as there is a session to control.
+        if let Some(size) = command.pty {
+            self.lower_terminal(size, steps)?;
+        }
+        // After what takes capabilities over the other namespaces, and before those of this one are dropped.
+        self.lower_inner(steps);
+        // Descriptors before the limits: a low limit of open files must not be in the way.
+        let given = fds::lower(streams, &command.passed, steps)?;
+        // What is inherited, before the capabilities that may better it are gone.
+        if !self.has_init() {
+            self.lower_inherited(steps);
+        }
+        if !self.has_init() && !self.joined.any() && !self.inherits(Inherit::OOM_SCORE) {
+            process::lower_oom_score(steps);
+        }
+        Ok(given)
     }
 
     /// What a process has from the one that clones it: with a cell, that has the time to set it.

@@ -3,10 +3,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, poll};
-
 use super::Child;
-use super::wait::{TRACED, poll_timeout};
+use super::wait::{Held, TRACED, wait_readable};
 use crate::error::{Error, Layer, Result};
 use crate::outcome::Outcome;
 use crate::sys::{self, Errno, LAST_SIGNAL, SignalSet};
@@ -146,14 +144,11 @@ impl Child {
         let failed = |Errno(errno)| Error::os(Layer::Process, "forward signals", errno);
         let _blocked = Blocked::new(signals).map_err(failed)?;
         let queue = sys::signalfd(signals).map_err(failed)?;
+        let mut held = Held::default();
         while self.outcome.is_none() {
-            let look = self.next_look()?;
-            let mut fds = [self.as_fd(), queue.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            match poll(&mut fds, poll_timeout(look)) {
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(errno) => return Err(failed(Errno(errno as i32))),
-            }
-            let has_ended = fds.first().and_then(PollFd::any).unwrap_or(false);
+            let look = self.next_look()?.into_iter().chain(self.look_again()).min();
+            let ended = wait_readable(self.ends(), [queue.as_fd()], look);
+            let has_ended = ended.map_err(|errno| failed(Errno(errno as i32)))?;
             if self.try_wait()?.is_none() {
                 while let Some(signal) = sys::next_signal(queue.as_fd()).map_err(failed)? {
                     self.signal(signal)?;
@@ -161,6 +156,7 @@ impl Child {
                 if has_ended {
                     std::thread::sleep(TRACED);
                 }
+                held.look(self)?;
             }
         }
         self.wait()

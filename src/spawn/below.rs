@@ -10,7 +10,7 @@ use crate::postfork::Reports;
 use crate::sys::{self, Cloned, Ended};
 
 /// Maps of user and group ids: inside, outside, count.
-type IdMaps = [Vec<[u32; 3]>; 2];
+pub(super) type IdMaps = [Vec<[u32; 3]>; 2];
 
 /// Reaps the second cell, which the first has waited for, if there was one: how that has ended counts.
 pub(super) fn end_below(reports: &Reports, cell: sys::Result<Option<Ended>>) -> sys::Result<Option<Ended>> {

@@ -29,7 +29,7 @@ use crate::plan::{self, Fault, Given, Lack, Launch, Lease, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports, Writable};
 use crate::sys::{self, Arena, Cloned, Ended, Errno, Sharing, SignalSet, Told, Words};
 
-use below::{as_seen_here, end_below, maps_of};
+use below::{IdMaps, as_seen_here, end_below, maps_of};
 pub(crate) use diagnosis::exec_hint;
 pub(crate) use holder::{find as find_helper, names as caller_names};
 pub(crate) use leaf::Leaf;
@@ -89,8 +89,7 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     arena::give_back(arena);
     let host_peak = sys::own_peak_memory();
     let keeps = plan.keeps.clone();
-    let changes = plan.steps.iter().any(keeps_changes);
-    let ids = match changes {
+    let ids = match plan.steps.iter().any(keeps_changes) {
         true => maps_of(plan, cell.as_ref().map_or(&program, Cell::init))?,
         false => None,
     };
@@ -101,19 +100,24 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
     if let Some((inner, outer)) = handover {
         // Else a child that has sent nothing would be waited for.
         drop(inner);
-        let receive = |layer, what| {
-            let failed = |Errno(errno)| Error::os(layer, what, errno);
-            sys::receive_fd(outer.as_fd()).map_err(failed).and_then(|fd| above_streams(fd.into()))
-        };
-        // In the order in which they are sent: init has built the root before there was a program.
-        if changes {
-            child.set_written(Written::new(receive(Layer::Mount, "receive the changes")?, plan, ids));
-        }
-        if plan.steps.iter().any(|step| matches!(step, Step::HandPtyOver)) {
-            child.pty = Some(Pty::new(receive(Layer::Fds, "receive pty")?)?);
-        }
+        take_over(plan, &mut child, &outer, ids)?;
     }
     Ok(child)
+}
+
+/// Receives what is handed over, in the order in which it is sent: init has built the root before there was a program.
+fn take_over(plan: &Plan, child: &mut Child, outer: &OwnedFd, ids: Option<IdMaps>) -> Result<()> {
+    let receive = |layer, what| {
+        let failed = |Errno(errno)| Error::os(layer, what, errno);
+        sys::receive_fd(outer.as_fd()).map_err(failed).and_then(|fd| above_streams(fd.into()))
+    };
+    if plan.steps.iter().any(keeps_changes) {
+        child.set_written(Written::new(receive(Layer::Mount, "receive the changes")?, plan, ids));
+    }
+    if plan.steps.iter().any(|step| matches!(step, Step::HandPtyOver)) {
+        child.pty = Some(Pty::new(receive(Layer::Fds, "receive pty")?)?);
+    }
+    Ok(())
 }
 
 /// Whether the host gets to know the directory of what the program writes.

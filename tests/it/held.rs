@@ -187,7 +187,8 @@ fn a_wait_for_who_is_held_is_an_error_once_everything_is_killed() {
         }
         let (sender, receiver) = std::sync::mpsc::channel();
         let waiter = std::thread::spawn(move || {
-            sender.send([child.wait().map(Some), child.wait_timeout(AGES)]).unwrap();
+            let forwarding = |child: &mut Child| child.wait_forwarding([libc::SIGUSR2]).map(Some);
+            sender.send([child.wait().map(Some), child.wait_timeout(AGES), forwarding(&mut child)]).unwrap();
             child
         });
         let waited = receiver.recv_timeout(AGES);
