@@ -9,7 +9,7 @@ use nix::sys::socket::MsgFlags;
 use super::{Agent, Arg, CMSG_LENGTH, Calls, SOCKET, failed, sockets};
 use crate::child::Child;
 use crate::error::Result;
-use crate::spawn::{Process, above_streams};
+use crate::spawn::{Process, above_streams, pid_of};
 use crate::sys::{Cloned, Errno, receive_fd};
 
 /// Where the copy has its socket, and what else the agent has for a moment: its own pidfd, and that of the copy.
@@ -102,13 +102,6 @@ impl Unowned {
         let pid = pid_of(pidfd.as_fd()).ok_or(failed("clone", libc::ESRCH))?;
         Ok(Process::from(Cloned { pid, pidfd }))
     }
-}
-
-/// The process that a pidfd stands for, as the host sees it: pidfd_open(2) tells of fdinfo.
-fn pid_of(pidfd: BorrowedFd<'_>) -> Option<libc::pid_t> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
-    (pid > 0).then_some(pid)
 }
 
 /// Adds the call that sends a descriptor, with one byte.

@@ -178,7 +178,7 @@ impl<'a> Children<'a> {
             outside: None,
             root: None,
             proc: None,
-            proc_has_name: false,
+            proc_by_name: None,
             staged: None,
             kept: None,
             ruleset: None,
@@ -246,8 +246,8 @@ struct State<'a> {
     root: Option<Fd>,
     /// The sandbox's own /proc: its name may lead elsewhere when its parts are hidden, if somebody renames directories.
     proc: Option<Fd>,
-    /// Whether it lies at the path /proc, and nothing over it.
-    proc_has_name: bool,
+    /// Its device and inode, if it lies at the path /proc, and nothing over it.
+    proc_by_name: Option<(u64, u64)>,
     /// The file system of the stage, while there is one.
     staged: Option<u64>,
     /// The directory of the host's that changes are kept in, locked.

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Done, State, Writable, on};
 use crate::plan::{Fault, HostPath, Inside, InsideKind, Operand, attr};
-use crate::sys::{self, Errno, Fd, Reach};
+use crate::sys::{self, Errno, Fd, Reach, Stat};
 
 /// How often a lookup that a rename has raced with is tried again (EAGAIN of openat2(2)).
 const TRIES: usize = 1000;
@@ -138,7 +138,7 @@ impl State<'_> {
     fn on_root(&mut self, mount: Fd, at: &Inside) {
         if at.components.is_empty() {
             self.root = Some(mount);
-            self.proc_has_name = false;
+            self.proc_by_name = None;
         }
     }
 
@@ -148,23 +148,25 @@ impl State<'_> {
         let target = self.target(at)?;
         self.note_cover(target.as_fd())?;
         on(Operand::Target, sys::attach(mount.as_fd(), target.as_fd()))?;
-        let is_named = at.path.as_c_str() == c"/proc";
-        if is_named || self.proc.is_none() {
-            (self.proc, self.proc_has_name) = (Some(mount), is_named);
+        if at.path.as_c_str() == c"/proc" {
+            let Stat { device, inode, .. } = sys::fstat(mount.as_fd())?;
+            (self.proc, self.proc_by_name) = (Some(mount), Some((device, inode)));
+        } else if self.proc.is_none() {
+            self.proc = Some(mount);
         }
         Ok(())
     }
 
     /// The sandbox's own /proc, if it is what lies at that path.
     fn named_proc(&self) -> Option<&Fd> {
-        self.proc.as_ref().filter(|_| self.proc_has_name)
+        self.proc.as_ref().filter(|_| self.proc_by_name.is_some())
     }
 
     /// What comes to lie over the sandbox's own /proc has its name from then on.
     pub(super) fn note_cover(&mut self, target: BorrowedFd<'_>) -> Done {
-        if let Some(proc) = self.named_proc() {
-            let [proc, covered] = [sys::fstat(proc.as_fd())?, sys::fstat(target)?];
-            self.proc_has_name = (proc.device, proc.inode) != (covered.device, covered.inode);
+        if self.proc_by_name.is_some() {
+            let Stat { device, inode, .. } = sys::fstat(target)?;
+            self.proc_by_name = self.proc_by_name.filter(|proc| *proc != (device, inode));
         }
         Ok(())
     }

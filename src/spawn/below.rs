@@ -1,7 +1,7 @@
 //! What there is to know of sandboxes that join namespaces of somebody else's.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::Process;
 use crate::error::{Error, Layer, Result};
@@ -23,13 +23,18 @@ pub(super) fn end_below(reports: &Reports, cell: sys::Result<Option<Ended>>) -> 
     if waited_for { ended } else { cell }
 }
 
-/// A process with the id that it has in the host's PID namespace, where another has cloned it: proc_pid_fdinfo(5) of a pidfd
-/// tells. Where there is no /proc, it has none.
+/// A process with the id that it has in the host's PID namespace, where another has cloned it. Where there is no /proc, it
+/// has none.
 pub(super) fn as_seen_here(told: Cloned) -> Cloned {
-    let number = told.pidfd.as_fd().as_raw_fd();
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    Cloned { pid: pid.unwrap_or(0), ..told }
+    let pid = pid_of(told.pidfd.as_fd()).unwrap_or(0);
+    Cloned { pid, ..told }
+}
+
+/// The process that a pidfd stands for, as the host sees it: pidfd_open(2) tells of fdinfo.
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Option<libc::pid_t> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()?;
+    (pid > 0).then_some(pid)
 }
 
 /// The maps of the ids in a sandbox, as one of its processes has them: not the program, which may have gone on, if there is

@@ -29,6 +29,7 @@ use crate::plan::{self, Fault, Given, Lack, Launch, Lease, Plan, Step, Upper};
 use crate::postfork::{Children, Context, Report, Reports, Writable};
 use crate::sys::{self, Arena, Cloned, Ended, Errno, Sharing, SignalSet, Told, Words};
 
+pub(crate) use below::pid_of;
 use below::{IdMaps, as_seen_here, end_below, maps_of};
 pub(crate) use diagnosis::exec_hint;
 pub(crate) use holder::{find as find_helper, names as caller_names};
