@@ -44,7 +44,8 @@ pub(crate) use trial::attempt;
 /// Carries a plan out.
 pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Instant) -> Result<Child> {
     // Of a template little is left to init, and a processor that turns out to be busy would cost more than it saves.
-    let spreads = plan.template.is_none() && processors::one_is_idle();
+    let has_init = plan.cell.as_ref().is_some_and(|cell| cell.init.is_some());
+    let spreads = has_init && plan.template.is_none() && processors::one_is_idle();
     let mut wiring = Wiring::open(&plan.steps, &plan.given)?;
     let mut limited = Limited::new(plan, started)?;
     limited.check()?;
