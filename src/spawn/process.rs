@@ -262,6 +262,8 @@ impl Cell {
     /// Whether init has seen that time was up before the program had ended, which has been reaped: then init ends by itself,
     /// and its exit code tells. None if it has not ended yet: what it takes along may be slow.
     pub(crate) fn ran_out_of_time(&self) -> Option<bool> {
+        // Init ends when they are reaped: by whom their own handles ask, and not as strays, of whom nobody does.
+        self.entered.kill().iter().for_each(Process::reap_for_others);
         strays::settle(&self.init, self.namespace);
         match self.init.wait(libc::WNOHANG | libc::WNOWAIT) {
             Ok(ended) => ended.map(|ended| (ended.code, ended.status) == (libc::CLD_EXITED, 1)),
