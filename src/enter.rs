@@ -40,6 +40,9 @@ use wear::{Executable, Script};
 /// How long a process inside may take, in all, for what takes microseconds: others there may have its signals and its processor.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many descriptors can be passed: what has them put in place goes in one message.
+const DESCRIPTORS: usize = 1000;
+
 /// What a command needs to enter a sandbox.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -98,7 +101,9 @@ impl Child {
     ///
     /// - [`Os`](ErrorKind::Os) with `ESRCH`: the sandbox has ended; with `EAGAIN`: its cgroup is
     ///   [frozen](Child::pause).
-    /// - [`InvalidPolicy`](ErrorKind::InvalidPolicy): the sandbox has no PID namespace, and so nobody who keeps it.
+    /// - [`InvalidPolicy`](ErrorKind::InvalidPolicy): the sandbox has no PID namespace, and so nobody who keeps it; or more
+    ///   than 1000 descriptors are [passed](Command::fd). On the way in each takes two numbers, so that for more than some 500 the
+    ///   host process needs a higher soft `RLIMIT_NOFILE` than the usual 1024.
     /// - [`Unsupported`](ErrorKind::Unsupported): the host process may not enter. The one who made a user namespace
     ///   always may; without one, it takes `CAP_SYS_ADMIN` and `CAP_SYS_PTRACE`.
     ///
@@ -191,6 +196,10 @@ pub(crate) fn start(entry: &Entry, command: &Command, streams: [&Stdio; 3], star
     if command.sandbox.join.has_inner() {
         let cause = "another command can't go on to an inner user namespace, where the program is";
         return Err(Error::invalid(Layer::Namespaces, "setns", cause));
+    }
+    if command.passed.len() > DESCRIPTORS {
+        let cause = format!("another command can be passed {DESCRIPTORS} descriptors, and not more");
+        return Err(Error::invalid(Layer::Fds, "pass descriptors", cause));
     }
     if inside.has_ended() {
         return Err(over());
