@@ -80,6 +80,9 @@ const CMSG_LENGTH: i32 = 20;
 /// After how long without an answer an agent may have been stopped, in milliseconds.
 const STOPPED: u8 = 10;
 
+/// How many descriptors one message may have (`SCM_MAX_FD`): unix(7).
+const AT_ONCE: usize = 253;
+
 /// The size of a call in a message, and that of an answer.
 const CALL: usize = 64;
 const ANSWER: usize = 16;
@@ -256,6 +259,17 @@ impl Agent {
         }
     }
 
+    /// Sends descriptors before a message, but for those that this has room for, which are returned. They get the agent's lowest
+    /// free numbers in the same order.
+    fn send_ahead<'a, 'b>(&mut self, fds: &'b [BorrowedFd<'a>]) -> Result<&'b [BorrowedFd<'a>]> {
+        let mut left = fds;
+        while let Some((ahead, rest)) = left.split_at_checked(AT_ONCE).filter(|(_, rest)| !rest.is_empty()) {
+            self.run(&Calls::default(), ahead)?.map_err(|(_, Errno(errno))| failed("send descriptors", errno))?;
+            left = rest;
+        }
+        Ok(left)
+    }
+
     /// Waits for the answer to the oldest message that has none yet.
     pub(crate) fn answer(&mut self) -> Result<Answer> {
         let mut words = [0; ANSWER];
@@ -304,6 +318,7 @@ impl Agent {
     /// Sends calls, the last of which executes a program. No answer if there is no agent any more, which it takes an exec or
     /// a signal for, as long as the agent can answer.
     fn execute(&mut self, calls: &Calls, fds: &[BorrowedFd<'_>]) -> Result<Option<Answer>> {
+        let fds = self.send_ahead(fds)?;
         self.send(calls, fds)?;
         // The socket ends with the exec. An agent that was killed before it had read this shows as ECONNRESET.
         let mut words = [0; ANSWER];

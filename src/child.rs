@@ -22,7 +22,7 @@ use crate::outcome::{Cause, Outcome, Usage};
 use crate::pool;
 use crate::report::Report;
 use crate::sandbox::Sandbox;
-use crate::spawn::{Cell, Ending, Limited, Process};
+use crate::spawn::{Cell, Ending, Entered, Limited, Process};
 use crate::sys::Errno;
 
 #[cfg(feature = "tokio")]
@@ -184,10 +184,19 @@ impl Child {
             return Ok(());
         }
         // A program that has ended by itself was not killed.
-        if matches!(self.program.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None)) {
+        if self.program.runs() {
             self.ended.get_or_insert(cause);
+            self.program.note(cause);
+            self.entered().for_each(|entered| entered.note_running(Cause::Killed));
+        } else if self.limited.leaf().is_some_and(|leaf| leaf.ran_out_of_memory()) {
+            self.entered().for_each(|entered| entered.note(Cause::OutOfMemory));
         }
         self.kill_all()
+    }
+
+    /// The other commands in the sandbox, if this is its program.
+    fn entered(&self) -> impl Iterator<Item = &Entered> {
+        self.cell.iter().map(Cell::entered)
     }
 
     fn kill_all(&self) -> Result<()> {
@@ -269,7 +278,9 @@ impl Child {
         let wall_time = self.started.elapsed();
         Some(ended.map(|(status, usage)| {
             let own_time = own_time.unwrap_or(usage.user_time + usage.system_time);
-            let met = self.limited.cause(status, own_time, self.cell.as_ref());
+            let met = self.limited.cause(status, own_time, (&self.program, self.cell.as_ref()));
+            let of_all = met.filter(|met| matches!(met, Cause::TimedOut | Cause::OutOfMemory));
+            self.entered().for_each(|entered| entered.note(of_all.unwrap_or(Cause::Signaled)));
             Reaped { status, usage: Usage { wall_time, ..self.limited.usage(usage) }, met }
         }))
     }
@@ -289,7 +300,8 @@ impl Child {
 
     /// When to look at the limits again that the kernel does not enforce, if there are any; looks now, and ends what has met one.
     fn next_look(&mut self) -> Result<Option<Duration>> {
-        if self.outcome.is_none() && self.limited.end_for_cpu_time() {
+        if self.outcome.is_none() && self.limited.has_used_its_cpu_time() {
+            self.entered().for_each(|entered| entered.note_running(Cause::CpuTime));
             self.kill_all()?;
             return Ok(None);
         }

@@ -12,8 +12,8 @@ mod wear;
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,13 +32,16 @@ use crate::plan::{Plan, Step};
 use crate::pool::{defaults, environment};
 use crate::report::Report;
 use crate::sandbox::Sandbox;
-use crate::spawn::{Cell, Entered, Leaf, Limited, Process, Watched, Wiring};
+use crate::spawn::{Cell, Entered, Fate, Limited, Process, Watched, Wiring};
 use crate::sys::Errno;
 use outside::Outside;
 use wear::{Executable, Script};
 
 /// How long a process inside may take, in all, for what takes microseconds: others there may have its signals and its processor.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many descriptors can be passed: what has them put in place goes in one message.
+const DESCRIPTORS: usize = 1000;
 
 /// What a command needs to enter a sandbox.
 #[derive(Debug)]
@@ -53,8 +56,8 @@ pub(crate) struct Inside {
     init: Process,
     program: Watched,
     entered: Entered,
-    /// The cgroup of the sandbox, if it has one.
-    leaf: Option<Weak<Leaf>>,
+    /// What ends the sandbox.
+    fate: Fate,
     /// What the program has taken upon itself.
     steps: Vec<Step>,
     /// Whether the program has left the groups of the host process.
@@ -72,8 +75,15 @@ impl Child {
     /// Its [`Child`] is a process of its own: id, pidfd, outcome and streams are those of the new program, whose true status
     /// comes from the kernel. [`kill`](Child::kill), [`wait`](Child::wait) and a drop mean that process alone, and not what
     /// it has left behind. The sandbox is still that of the first program: it ends with that, or with the first handle, and every
-    /// command in it is killed then. If the sandbox ends because its time or its memory is used up, the first handle's outcome
-    /// says so, and that of a command that it was killed. The command may be started any number of times, from many threads at once.
+    /// command in it is killed then. Of a command that was killed like that, the outcome says why the sandbox has ended:
+    /// [`TimedOut`](crate::Cause::TimedOut) and [`OutOfMemory`](crate::Cause::OutOfMemory) where it has met that limit,
+    /// [`CpuTime`](crate::Cause::CpuTime) where the sum of all was looked at, [`Killed`](crate::Cause::Killed) where the first handle
+    /// was killed or dropped, and [`Signaled`](crate::Cause::Signaled) where the first program has ended by itself. The command
+    /// may be started any number of times, from many threads at once.
+    ///
+    /// What that is not: the kernel does not tell when a process has ended. One that somebody inside has killed just before its
+    /// sandbox met a limit, and that nobody has waited for until then, is taken for one that the limit has ended. And one that
+    /// exits when it is asked to at the end of its time, with [`Limits::term_grace`](crate::Limits::term_grace), has exited.
     ///
     /// The program in the sandbox need not be trusted: the new process is not dumpable until it executes, holds nothing
     /// that could be taken from it, and looks up its directory and its program when it has no more rights than any other
@@ -91,7 +101,9 @@ impl Child {
     ///
     /// - [`Os`](ErrorKind::Os) with `ESRCH`: the sandbox has ended; with `EAGAIN`: its cgroup is
     ///   [frozen](Child::pause).
-    /// - [`InvalidPolicy`](ErrorKind::InvalidPolicy): the sandbox has no PID namespace, and so nobody who keeps it.
+    /// - [`InvalidPolicy`](ErrorKind::InvalidPolicy): the sandbox has no PID namespace, and so nobody who keeps it; or more
+    ///   than 1000 descriptors are [passed](Command::fd). On the way in each takes two numbers, so that for more than some 500 the
+    ///   host process needs a higher soft `RLIMIT_NOFILE` than the usual 1024.
     /// - [`Unsupported`](ErrorKind::Unsupported): the host process may not enter. The one who made a user namespace
     ///   always may; without one, it takes `CAP_SYS_ADMIN` and `CAP_SYS_PTRACE`.
     ///
@@ -127,7 +139,7 @@ impl Inside {
     pub(crate) fn new(
         plan: &Plan,
         cell: &Cell,
-        program: &Process,
+        (program, fate): (&Process, Fate),
         (mounts, named): (&[AtomicU64], &[AtomicU64]),
     ) -> Self {
         let within = |range: std::ops::Range<usize>| plan.steps.get(range).unwrap_or_default();
@@ -144,7 +156,7 @@ impl Inside {
             init: cell.init().clone(),
             program: program.downgrade(),
             entered: cell.entered().clone(),
-            leaf: cell.leaf().map(Arc::downgrade),
+            fate,
             steps: inherited.chain(taken_on).chain(own).cloned().collect(),
             leaves_groups: plan.steps.iter().any(|step| matches!(step, Step::DropGroups)),
             mounts: mounts.iter().map(|word| word.load(Relaxed).into()).collect(),
@@ -184,6 +196,10 @@ pub(crate) fn start(entry: &Entry, command: &Command, streams: [&Stdio; 3], star
     if command.sandbox.join.has_inner() {
         let cause = "another command can't go on to an inner user namespace, where the program is";
         return Err(Error::invalid(Layer::Namespaces, "setns", cause));
+    }
+    if command.passed.len() > DESCRIPTORS {
+        let cause = format!("another command can be passed {DESCRIPTORS} descriptors, and not more");
+        return Err(Error::invalid(Layer::Fds, "pass descriptors", cause));
     }
     if inside.has_ended() {
         return Err(over());
@@ -281,7 +297,7 @@ impl Entering<'_> {
             report: self.report.clone(),
             keeps: None,
             inside: Some(self.inside.clone()),
-            limited: Limited::entered(self.policy.limits.cpu_time),
+            limited: Limited::entered(self.policy.limits.cpu_time, self.inside.fate.clone()),
         });
         child.policy = Some(self.policy.clone());
         if is_over { Err(over()) } else { Ok(child) }

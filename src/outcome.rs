@@ -50,7 +50,8 @@ pub enum Cause {
     ///
     /// [`Seccomp::kill`]: crate::Seccomp::kill
     Syscall,
-    /// [`Child::kill`](crate::Child::kill) ended it.
+    /// [`Child::kill`](crate::Child::kill) ended it; or its sandbox, where it is [another command](crate::Child::command) in
+    /// there, was killed like that, or dropped.
     Killed,
     /// Its wall time was up: [`Limits::wall_time`](crate::Limits::wall_time).
     TimedOut,

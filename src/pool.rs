@@ -26,7 +26,7 @@ pub(crate) use start::{defaults, environment, start};
 /// from many threads at once.
 ///
 /// A start that gets no sandbox from the pool, or whose program can't be executed there, is made again in the ordinary way: errors
-/// are the same, and arguments of more than some 160 KiB or hundreds of descriptors take longer.
+/// are the same, and arguments of more than some 160 KiB or a thousand descriptors take longer.
 ///
 /// Dropping the pool ends the sandboxes that wait. Those with a program live on with their handles.
 ///

@@ -65,7 +65,7 @@ impl Outside {
         let mut joined = vec![inside.init.as_fd()];
         let first = calls.len();
         // What the program makes in its own cgroup.
-        let made = if inside.leaf.is_some() { own & Namespaces::CGROUP } else { Namespaces::empty() };
+        let made = if inside.fate.leaf().is_some() { own & Namespaces::CGROUP } else { Namespaces::empty() };
         self.enter_cgroup(inside)?;
         calls.call(libc::SYS_setns, [FIRST.into(), (own - Namespaces::TIME - made).bits().into()]);
         if !made.is_empty() {
@@ -94,7 +94,7 @@ impl Outside {
 
     /// Has the limits of the sandbox bind it too, and what it clones.
     fn enter_cgroup(&mut self, inside: &Inside) -> Result<()> {
-        let Some(leaf) = &inside.leaf else { return Ok(()) };
+        let Some(leaf) = inside.fate.leaf() else { return Ok(()) };
         let leaf = leaf.upgrade().ok_or_else(over)?;
         if leaf.is_frozen() {
             let error = Error::new(Layer::Process, ErrorKind::Os, "enter", "the sandbox is paused");

@@ -3,11 +3,12 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::fate::Fate;
 use super::leaf::{CpuTime, Leaf};
 use super::{Cell, Process, above_streams, diagnosis};
 use crate::error::{Error, ErrorKind, Layer, Result};
@@ -19,8 +20,10 @@ use crate::sys::{self, Errno, Moment};
 /// What holds a sandbox to its limits.
 #[derive(Debug, Default)]
 pub(crate) struct Limited {
-    clock: Option<Clock>,
+    clock: Option<Arc<Clock>>,
     leaf: Option<Arc<Leaf>>,
+    /// What else ends a command that has entered a sandbox.
+    fate: Option<Fate>,
     cpu_time: Option<Duration>,
     /// What had been used before the program was started.
     before: CpuTime,
@@ -31,9 +34,15 @@ pub(crate) struct Limited {
 
 /// The wall time.
 #[derive(Debug)]
-struct Clock {
+pub(super) struct Clock {
     wall: Wall,
     timer: OwnedFd,
+    end: OnceLock<End>,
+}
+
+/// When the time is up. What is too far ahead to be told never comes.
+#[derive(Clone, Copy, Debug)]
+struct End {
     ends: Option<Instant>,
     /// The same on the kernel's clock.
     moment: Option<Moment>,
@@ -42,14 +51,19 @@ struct Clock {
 impl Limited {
     /// Makes what the plan asks for: the timer, which counts from `started` on, and the cgroup.
     pub(super) fn new(plan: &Plan, started: Instant) -> Result<Self> {
-        let clock = plan.bounds.wall.map(|wall| Clock::new(wall, started)).transpose()?;
+        let clock = plan.bounds.wall.map(|wall| Clock::new(wall, started)).transpose()?.map(Arc::new);
         let leaf = Leaf::make(plan)?.map(Arc::new);
         Ok(Self { clock, leaf, cpu_time: plan.bounds.cpu_time, ..Self::default() })
     }
 
     /// What is told of a command in a sandbox in use: its limits hold as that one's do, and the first handle minds them.
-    pub(crate) fn entered(cpu_time: Option<Duration>) -> Self {
-        Self { cpu_time, ..Self::default() }
+    pub(crate) fn entered(cpu_time: Option<Duration>, fate: Fate) -> Self {
+        Self { cpu_time, fate: Some(fate), ..Self::default() }
+    }
+
+    /// What ends those who enter the sandbox.
+    pub(super) fn fate(&self) -> Fate {
+        Fate::new(self.clock.as_ref(), self.leaf.as_ref())
     }
 
     /// What the children of the start get of it.
@@ -58,7 +72,7 @@ impl Limited {
         Bounds {
             timer: clock.map(|clock| clock.timer.as_raw_fd()),
             cgroup: self.leaf.as_ref().map(|leaf| leaf.number()),
-            deadline: clock.filter(|clock| !clock.wall.later).and_then(|clock| clock.moment),
+            deadline: clock.filter(|clock| !clock.wall.later).and_then(|clock| clock.end.get()?.moment),
         }
     }
 
@@ -70,7 +84,7 @@ impl Limited {
     /// Starts to count what an agent has waited with.
     pub(crate) fn begin(&mut self, started: Instant) -> Result<()> {
         self.before = self.leaf.as_ref().and_then(|leaf| leaf.cpu_time()).unwrap_or_default();
-        self.clock.as_mut().map_or(Ok(()), |clock| clock.arm(started))
+        self.clock.as_ref().map_or(Ok(()), |clock| clock.arm(started))
     }
 
     /// When to look at the processor time again, if somebody has to.
@@ -80,13 +94,10 @@ impl Limited {
         Some((left / processors as u32).clamp(Duration::from_millis(2), Duration::from_secs(1)))
     }
 
-    /// Kills the group if all its processes together have used their time. True if they have.
-    pub(crate) fn end_for_cpu_time(&mut self) -> bool {
+    /// Whether all processes together have used their time: then they are to be killed.
+    pub(crate) fn has_used_its_cpu_time(&mut self) -> bool {
         let over = self.cpu_time.zip(self.used()).is_some_and(|(limit, used)| used >= limit);
-        if let Some(leaf) = self.leaf.as_ref().filter(|_| over) {
-            self.ended_for_cpu_time = true;
-            leaf.kill();
-        }
+        self.ended_for_cpu_time |= over;
         over
     }
 
@@ -100,11 +111,19 @@ impl Limited {
         self.cpu_time.and_then(|_| program.own_time(options))
     }
 
-    /// Which limit has ended a program that ended so, if one has.
-    pub(crate) fn cause(&self, status: ExitStatus, own_time: Duration, cell: Option<&Cell>) -> Option<Cause> {
+    /// What has ended a program that ended so, if it was a limit, or with the sandbox that it had entered.
+    pub(crate) fn cause(
+        &self,
+        status: ExitStatus,
+        own_time: Duration,
+        (program, cell): (&Process, Option<&Cell>),
+    ) -> Option<Cause> {
+        if let Some(cause) = self.fate.as_ref().and_then(|fate| fate.cause(status, program.ended_for())) {
+            return Some(cause);
+        }
         let killed = status.signal() == Some(libc::SIGKILL);
-        let asked = self.clock.as_ref().is_some_and(|clock| clock.wall.grace.is_some());
-        let over = self.clock.as_ref().filter(|clock| clock.is_over());
+        let asked = self.clock.as_ref().is_some_and(|clock| clock.asks());
+        let over = self.clock.as_deref().filter(|clock| clock.is_over());
         // What bounds the set-up may still kill a program that is being executed: init sees no more than its end.
         if self.late && killed {
             return Some(Cause::TimedOut);
@@ -166,31 +185,39 @@ impl Clock {
         let step = Step::Timer { time: wall.time, grace: wall.grace };
         let failed = |Errno(errno)| Error::os(Layer::Limits, step.to_string(), errno);
         let timer = above_streams(sys::timer().map_err(failed)?.into())?;
-        let mut clock = Self { wall, timer, ends: None, moment: None };
+        let clock = Self { wall, timer, end: OnceLock::new() };
         if !wall.later {
             clock.arm(started)?;
         }
         Ok(clock)
     }
 
-    fn arm(&mut self, started: Instant) -> Result<()> {
+    fn arm(&self, started: Instant) -> Result<()> {
         let step = Step::Timer { time: self.wall.time, grace: self.wall.grace };
         let failed = |Errno(errno)| Error::os(Layer::Limits, step.to_string(), errno);
-        self.ends = started.checked_add(self.wall.time);
-        self.moment = moment(started, self.wall.time).map_err(failed)?;
-        // What is too far ahead to be told never comes.
-        let Some(moment) = self.moment else { return Ok(()) };
+        let moment = moment(started, self.wall.time).map_err(failed)?;
+        let _ = self.end.set(End { ends: started.checked_add(self.wall.time), moment });
+        let Some(moment) = moment else { return Ok(()) };
         sys::arm(self.timer.as_fd(), moment, self.wall.grace.unwrap_or_default()).map_err(failed)
     }
 
     /// Whether init has read the timer, a while after that has expired: it does not once the program has ended.
-    fn was_seen(&self) -> bool {
+    pub(super) fn was_seen(&self) -> bool {
         let mut fds = [PollFd::new(self.timer.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::ZERO) == Ok(0)
     }
 
-    fn is_over(&self) -> bool {
-        self.ends.is_some_and(|ends| Instant::now() >= ends)
+    /// Whether everything is asked to end, and killed only a while later.
+    pub(super) fn asks(&self) -> bool {
+        self.wall.grace.is_some()
+    }
+
+    fn ends(&self) -> Option<Instant> {
+        self.end.get()?.ends
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.ends().is_some_and(|ends| Instant::now() >= ends)
     }
 }
 
@@ -227,7 +254,7 @@ impl Limited {
 
     /// When the sandbox has to be set up, if its time counts already.
     pub(super) fn set_up_ends(&self) -> Option<Instant> {
-        self.clock.as_ref().filter(|clock| !clock.wall.later)?.ends
+        self.clock.as_ref().filter(|clock| !clock.wall.later)?.ends()
     }
 
     /// The error of a start whose time was up during this.
@@ -241,7 +268,7 @@ impl Limited {
 
     /// Notes when the program was executed.
     pub(super) fn has_started(&mut self) {
-        self.late = self.clock.as_ref().is_some_and(Clock::is_over);
+        self.late = self.clock.as_ref().is_some_and(|clock| clock.is_over());
     }
 
     /// Names the limit behind an error of the start.

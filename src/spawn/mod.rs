@@ -3,6 +3,7 @@
 mod arena;
 mod below;
 mod diagnosis;
+mod fate;
 mod holder;
 mod leaf;
 mod limited;
@@ -32,8 +33,8 @@ use crate::sys::{self, Arena, Cloned, Ended, Errno, Sharing, SignalSet, Told, Wo
 pub(crate) use below::pid_of;
 use below::{IdMaps, as_seen_here, end_below, maps_of};
 pub(crate) use diagnosis::exec_hint;
+pub(crate) use fate::Fate;
 pub(crate) use holder::{find as find_helper, names as caller_names};
-pub(crate) use leaf::Leaf;
 pub(crate) use limited::Limited;
 pub(crate) use process::{Cell, Ending, Entered, Process, Watched};
 #[cfg(feature = "tokio")]
@@ -96,7 +97,8 @@ pub(crate) fn spawn(plan: &Plan, mut holds: crate::report::Report, started: Inst
         false => None,
     };
     let streams = wiring.streams();
-    let inside = cell.as_ref().map(|cell| Inside::new(plan, cell, &program, (writable, named)).into());
+    let inside =
+        cell.as_ref().map(|cell| Inside::new(plan, cell, (&program, limited.fate()), (writable, named)).into());
     let parts = Parts { program, cell, streams, started, host_peak, report: holds, keeps, inside, limited };
     let mut child = Child::new(parts);
     if let Some((inner, outer)) = handover {

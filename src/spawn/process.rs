@@ -1,11 +1,12 @@
 //! Owning processes: by pidfd, so that no process id is ever mistaken for another.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::leaf::Leaf;
 use super::strays;
+use crate::outcome::Cause;
 use crate::plan::Lease;
 use crate::sys::{self, Cloned, Ended, Errno};
 
@@ -22,6 +23,8 @@ struct Known {
     pidfd: OwnedFd,
     /// How it has ended, if it was reaped for whoever will wait for it.
     ended: Mutex<Option<Ended>>,
+    /// What it was ended for, where the host knows that of a command that has entered a sandbox.
+    ended_for: OnceLock<Cause>,
 }
 
 impl From<Cloned> for Process {
@@ -32,7 +35,7 @@ impl From<Cloned> for Process {
             0..=2 => super::duplicate_from(pidfd.as_fd(), 3).unwrap_or(pidfd),
             _ => pidfd,
         };
-        Self(Arc::new(Known { pid, pidfd, ended: Mutex::new(None) }))
+        Self(Arc::new(Known { pid, pidfd, ended: Mutex::new(None), ended_for: OnceLock::new() }))
     }
 }
 
@@ -62,6 +65,20 @@ impl Process {
             }
         }
         Ending::Held
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn runs(&self) -> bool {
+        matches!(self.wait(libc::WNOHANG | libc::WNOWAIT), Ok(None))
+    }
+
+    /// Notes what it is ended for, unless that is known already.
+    pub(crate) fn note(&self, cause: Cause) {
+        let _ = self.0.ended_for.set(cause);
+    }
+
+    pub(crate) fn ended_for(&self) -> Option<Cause> {
+        self.0.ended_for.get().copied()
     }
 
     /// Whether it has stopped for whoever traces it, at its end if it was killed.
@@ -164,6 +181,20 @@ impl Entered {
         !commands.over
     }
 
+    /// Notes for which of the commands that run now what they are ended for.
+    pub(crate) fn note_running(&self, cause: Cause) {
+        self.running().iter().filter(|command| command.runs()).for_each(|command| command.note(cause));
+    }
+
+    /// Notes what the commands were ended for of which nothing else is known.
+    pub(crate) fn note(&self, cause: Cause) {
+        self.running().iter().for_each(|command| command.note(cause));
+    }
+
+    fn running(&self) -> Vec<Process> {
+        lock(&self.0).running.iter().filter_map(Watched::upgrade).collect()
+    }
+
     /// Whether the cell has been ended.
     pub(crate) fn is_over(&self) -> bool {
         lock(&self.0).over
@@ -228,13 +259,11 @@ impl Cell {
         self.leaf = leaf;
     }
 
-    pub(crate) fn leaf(&self) -> Option<&Arc<Leaf>> {
-        self.leaf.as_ref()
-    }
-
     /// Whether init has seen that time was up before the program had ended, which has been reaped: then init ends by itself,
     /// and its exit code tells. None if it has not ended yet: what it takes along may be slow.
     pub(crate) fn ran_out_of_time(&self) -> Option<bool> {
+        // Init ends when they are reaped: by whom their own handles ask, and not as strays, of whom nobody does.
+        self.entered.kill().iter().for_each(Process::reap_for_others);
         strays::settle(&self.init, self.namespace);
         match self.init.wait(libc::WNOHANG | libc::WNOWAIT) {
             Ok(ended) => ended.map(|ended| (ended.code, ended.status) == (libc::CLD_EXITED, 1)),

@@ -569,7 +569,7 @@ fn commands_of_tasks_end_with_the_sandbox_and_nothing_is_left() {
             };
             let killed = |outcome: Result<Outcome, belljar::Error>| {
                 let outcome = outcome.unwrap();
-                assert_eq!((outcome.signal(), outcome.cause()), (Some(libc::SIGKILL), Cause::Signaled));
+                assert_eq!((outcome.signal(), outcome.cause()), (Some(libc::SIGKILL), Cause::Killed));
             };
             // One waits before the sandbox is ended, one meanwhile, and one afterwards.
             let (mut child, reader, [mut first, mut second, mut third]) = start().await;

@@ -324,6 +324,35 @@ fn a_kill_for_memory_is_of_all_and_is_told() {
     }
 }
 
+#[test]
+fn other_commands_say_that_memory_or_processor_time_has_ended_their_sandbox() {
+    let directory = delegated!("fate", ["memory"]);
+    let sandbox = sandbox(&directory, Limits::new().memory(24 << 20));
+    for turn in 0..3 {
+        let mut child = sandbox.command("/program").arg("wait").spawn().unwrap();
+        let mut other = child.command("/program").arg("wait").spawn().unwrap();
+        let mut greedy = child.command("/program").args(["anonymous", "200000000"]).spawn().unwrap();
+        let told = |child: &mut Child| (child.wait().unwrap().signal(), child.wait().unwrap().cause());
+        let oom = (Some(libc::SIGKILL), Cause::OutOfMemory);
+        match turn {
+            0 => assert_eq!([told(&mut child), told(&mut other), told(&mut greedy)], [oom; 3]),
+            1 => assert_eq!([told(&mut greedy), told(&mut other), told(&mut child)], [oom; 3]),
+            _ => {
+                let mut fds = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
+                assert_eq!(poll(&mut fds, PollTimeout::try_from(AGES).unwrap()), Ok(1), "it ends");
+                // The group goes with the handle, and nobody has asked.
+                drop(child);
+                assert_eq!([told(&mut greedy), told(&mut other)], [oom; 2]);
+            }
+        }
+    }
+    let limits = Limits::new().cpu_time(Duration::from_secs(1));
+    let mut child = self::sandbox(&directory, limits).command("/program").args(["spin", "4"]).spawn().unwrap();
+    let mut other = child.command("/program").arg("wait").spawn().unwrap();
+    assert_eq!(child.wait().unwrap().cause(), Cause::CpuTime);
+    assert_eq!(other.wait().unwrap().cause(), Cause::CpuTime);
+}
+
 /// So long that only a hang lasts longer.
 const AGES: Duration = Duration::from_secs(60);
 

@@ -25,6 +25,7 @@ mod embedder;
 mod enter;
 mod entries;
 mod errors;
+mod fate;
 mod faults;
 mod fds;
 mod filter;
