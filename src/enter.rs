@@ -101,9 +101,10 @@ impl Child {
     ///
     /// - [`Os`](ErrorKind::Os) with `ESRCH`: the sandbox has ended; with `EAGAIN`: its cgroup is
     ///   [frozen](Child::pause).
-    /// - [`InvalidPolicy`](ErrorKind::InvalidPolicy): the sandbox has no PID namespace, and so nobody who keeps it; or more
-    ///   than 1000 descriptors are [passed](Command::fd). On the way in each takes two numbers, so that for more than some 500 the
-    ///   host process needs a higher soft `RLIMIT_NOFILE` than the usual 1024.
+    /// - [`InvalidPolicy`](ErrorKind::InvalidPolicy): the sandbox has no PID namespace, and so nobody who keeps it; the command
+    ///   asks for a [terminal](Command::pty), a hook, a [name of its own](Command::arg0) or a choice of directories; or more than
+    ///   1000 descriptors are [passed](Command::fd). On the way in each takes two numbers, so that for more than some 500
+    ///   the host process needs a higher soft `RLIMIT_NOFILE` than the usual 1024.
     /// - [`Unsupported`](ErrorKind::Unsupported): the host process may not enter. The one who made a user namespace
     ///   always may; without one, it takes `CAP_SYS_ADMIN` and `CAP_SYS_PTRACE`.
     ///

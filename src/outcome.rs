@@ -55,7 +55,8 @@ pub enum Cause {
     Killed,
     /// Its wall time was up: [`Limits::wall_time`](crate::Limits::wall_time).
     TimedOut,
-    /// It has used its processor time: [`Limits::cpu_time`](crate::Limits::cpu_time). With that limit, SIGXCPU says so.
+    /// It has used its processor time: [`Limits::cpu_time`](crate::Limits::cpu_time). SIGXCPU to a program that
+    /// has used less than half of it is a signal like any other.
     CpuTime,
     /// The sandbox has met its limit of memory: [`Limits::memory`](crate::Limits::memory).
     OutOfMemory,

@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 
 use super::finding::Finding;
-use crate::layer::limits::{AS_ROOT, DELEGATE, Directory, Place};
+use crate::layer::limits::{AS_ROOT, DELEGATE, Directory, Place, UNIFY};
 
 /// What a limit for a whole sandbox needs.
 const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
-
-const UNIFY: &str = "boot with `systemd.unified_cgroup_hierarchy=1`, which puts the controllers in version 2";
 
 /// What of cgroups the caller can use, and the directory if one is delegated to it: the one with most controllers.
 pub(super) fn delegated() -> (Option<PathBuf>, Finding) {

@@ -21,6 +21,9 @@ pub(crate) fn hint(step: &Step, fault: Fault) -> Option<&'static str> {
             "the ids of the caller are not mapped in the user namespace: name some that are with Sandbox::user"
         }
         (_, _, libc::EFBIG) => "the host process has a limit on the size of files: RLIMIT_FSIZE",
+        (Step::Install { .. }, _, libc::EBADF) => {
+            "a descriptor has a number below the host process's own soft RLIMIT_NOFILE"
+        }
         (Step::Proc { .. }, Operand::Call, libc::EPERM) => {
             "the /proc of this host is partly masked, as in a container, and the kernel then lets nobody mount a new \
              one: run the outer container with its /proc unmasked, or leave Namespaces::PID out"

@@ -144,18 +144,13 @@ impl State<'_> {
         Err(worst.into())
     }
 
-    /// Hands the start of a file to the parent. False means that there is no such file.
+    /// Hands the start of a file to the parent. False means that it can't be read, if there is one.
     fn report_head(&self, index: usize, path: &CStr) -> bool {
         // The file may be anything: a FIFO must not block.
         let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
         let opened = sys::openat2(sys::CWD, path, flags, 0, libc::RESOLVE_NO_MAGICLINKS);
-        let Ok(file) = opened else {
-            let exists = !matches!(opened, Err(Errno(libc::ENOENT | libc::ENOTDIR)));
-            if exists {
-                self.reports.head.set(index, &[]);
-            }
-            return exists;
-        };
+        // A filter may refuse this call by any error: then execve(2) alone says what is there.
+        let Ok(file) = opened else { return false };
         let mut head = [0; HEAD];
         let length = sys::pread(file.as_fd(), &mut head, 0).unwrap_or(0);
         self.reports.head.set(index, head.get(..length).unwrap_or_default());

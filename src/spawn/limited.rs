@@ -135,13 +135,11 @@ impl Limited {
         if killed && self.leaf.as_ref().is_some_and(|leaf| leaf.ran_out_of_memory()) {
             return Some(Cause::OutOfMemory);
         }
-        // The kernel goes by whole ticks there, which on a busy virtual machine come to more than what it tells in the end.
+        // A program can send itself these signals too. The kernel goes by whole ticks there, which on a busy virtual machine come
+        // to more than what it tells in the end.
         let half = |limit| own_time * 2 >= limit;
-        let by_kernel = match status.signal() {
-            Some(libc::SIGXCPU) => self.cpu_time.is_some(),
-            Some(libc::SIGKILL) => self.cpu_time.is_some_and(half),
-            _ => false,
-        };
+        let by_kernel =
+            matches!(status.signal(), Some(libc::SIGXCPU | libc::SIGKILL)) && self.cpu_time.is_some_and(half);
         (by_kernel || (killed && self.ended_for_cpu_time)).then_some(Cause::CpuTime)
     }
 

@@ -388,11 +388,11 @@ fn pause(group: &Path, child: &mut Child) {
     await_use(group);
     child.pause().unwrap();
     assert_eq!(number(group, "cgroup.events", "frozen"), 1, "it returns when all have stopped");
-    // Who is in the kernel for that counts as stopped some microseconds before.
+    // Who is in the kernel for that counts as stopped some microseconds before, which on a busy machine may come late.
     let pause = Duration::from_millis(100);
     let used = || number(group, "cpu.stat", "usage_usec");
     let rests = || (used(), std::thread::sleep(pause)).0 == used();
-    assert!((0..20).any(|_| rests()) && rests(), "none of them runs");
+    assert!((0..20).any(|_| rests() && rests()), "none of them runs");
 }
 
 type End = fn(&mut Child) -> Result<(), Error>;

@@ -204,6 +204,13 @@ fn a_process_that_has_used_its_time_is_told_from_one_that_was_killed() {
 }
 
 #[test]
+fn a_signal_that_a_program_sends_itself_is_no_limit() {
+    let limits = Limits::new().cpu_time(Duration::from_secs(3600));
+    let outcome = host().limits(limits).command("sh").args(["-c", "kill -XCPU $$"]).status().unwrap();
+    assert_eq!((outcome.cause(), outcome.signal()), (Cause::Signaled, Some(libc::SIGXCPU)));
+}
+
+#[test]
 fn a_pool_holds_its_programs_to_all_of_them() {
     let limits = Limits::new().open_files(5).file_size(1 << 20);
     let pool = host().limits(limits).prepare().unwrap().pool(1).unwrap();

@@ -828,6 +828,7 @@ fn numbers_of_descriptors_are_checked() {
     assert!(error.to_string().contains("two descriptors"), "{error}");
     // More than any limit of open files lets through: the kernel says so.
     let error = failed(program(&with_program(&noop())).fd(i32::MAX, open_null()));
+    assert!(error.hint().is_some_and(|hint| hint.contains("RLIMIT_NOFILE")), "{error}");
     assert_eq!((error.layer(), error.raw_os_error()), (Layer::Fds, Some(libc::EBADF)));
     assert_eq!(error.step(), "dup fd -> 2147483647");
 }

@@ -10,6 +10,10 @@ use super::place::{Directory, Place, is_delegated};
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::plan::{HostPath, Step};
 
+/// What has to come first where version 1 has the controllers.
+pub(crate) const UNIFY: &str =
+    "boot with `systemd.unified_cgroup_hierarchy=1`, which puts the controllers in version 2";
+
 /// How a caller without privilege gets a directory.
 pub(crate) const DELEGATE: &str = "start this program with `systemd-run --user --scope -p Delegate=yes`, and there in a \
     group of its own below, since the kernel gives controllers only to groups whose parent has no processes: `c=/sys/fs/\
@@ -193,8 +197,9 @@ fn none(file: &File) -> Error {
         (Some(own), false) => format!("{} is not delegated with the {} controller", own.display(), file.controller),
     };
     let error = Error::new(Layer::Limits, ErrorKind::Unsupported, format!("write {} {}", file.name, file.data), cause);
+    let first = if place.legacy { format!("{UNIFY}; then, ") } else { String::new() };
     let error = place.own.into_iter().fold(error, Error::with_path);
-    error.with_hint(remedy(file.controller))
+    error.with_hint(first + &remedy(file.controller))
 }
 
 fn remedy(controller: &str) -> String {

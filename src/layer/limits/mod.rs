@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::plan::Wall;
 
-pub(crate) use cgroup::{AS_ROOT, Cgroup, DELEGATE};
+pub(crate) use cgroup::{AS_ROOT, Cgroup, DELEGATE, UNIFY};
 pub(crate) use check::check;
 pub use io::IoMax;
 pub(crate) use place::{Directory, Place};
