@@ -835,13 +835,10 @@ fn a_command_inherits_scheduling_and_score_where_the_program_does() {
         const LOOK: &str = "grep Cpus_allowed: /proc/self/status; cat /proc/self/oom_score_adj /proc/self/personality; \
                             cat /proc/self/timerslack_ns 2>/dev/null; ionice";
         let defined = sh(&waiting(&host()), LOOK);
-        // SAFETY: Calls about this thread alone, without pointers.
-        unsafe {
-            assert!(
-                libc::setpriority(libc::PRIO_PROCESS, 0, 5) == 0
-                    && libc::prctl(libc::PR_SET_TIMERSLACK, 7_000_000) == 0
-            );
-        }
+        // SAFETY: No pointers, and it is about this thread alone.
+        assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 5) }, 0);
+        // SAFETY: As above.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 7_000_000) }, 0);
         crate::inherited::one_processor();
         fs::write("/proc/self/oom_score_adj", "777").unwrap();
         assert_eq!(sh(&waiting(&host()), LOOK), defined, "by default nothing of it");
