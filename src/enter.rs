@@ -253,7 +253,7 @@ fn enter(
 impl Entering<'_> {
     fn run(mut self, mut wiring: Wiring) -> Result<Child> {
         let streams = wiring.streams();
-        let mut outside = Outside::start(self.inside)?;
+        let mut outside = Outside::start(self.inside, self.policy.inherit)?;
         outside.join(self.inside, self.namespaces())?;
         let nulls = outside.nulls(&self.steps)?;
         let mut sent = sent(&self.steps, &wiring);

@@ -10,6 +10,7 @@ use crate::child::Child;
 use crate::error::{Error, ErrorKind, Layer, Result};
 use crate::layer::fds::{self, Passed, Stdio};
 use crate::layer::ids::Caller;
+use crate::layer::inherit::Inherit;
 use crate::layer::namespaces::Namespaces;
 use crate::layer::{exec, process};
 use crate::plan::{Lack, Memory, Plan, Step};
@@ -31,7 +32,9 @@ impl Outside {
     /// Starts it with what every program starts with, as the host's own process, with all rights that this has.
     ///
     /// Its groups are those of the program: no more, also if the host has got others since, and no fewer.
-    pub(super) fn start(inside: &Inside) -> Result<Self> {
+    ///
+    /// What the sandbox inherits it has from the thread that starts it, as the program has from the one that has started that.
+    pub(super) fn start(inside: &Inside, inherit: Inherit) -> Result<Self> {
         let (inner, socket) = sockets()?;
         let null = Stdio::null();
         let passed = [Passed { number: SOCKET, fd: inner.into() }];
@@ -40,8 +43,12 @@ impl Outside {
         process::lower_session(&mut steps);
         let given = fds::lower([&null, &null, &null], &passed, &mut steps)?;
         drop(passed);
-        process::lower_priorities(&mut steps);
-        process::lower_oom_score(&mut steps);
+        if !inherit.contains(Inherit::SCHEDULING) {
+            process::lower_priorities(&mut steps);
+        }
+        if !inherit.contains(Inherit::OOM_SCORE) {
+            process::lower_oom_score(&mut steps);
+        }
         let caller = Caller::current();
         if (inside.leaves_groups || caller.in_groups) && caller.sets_groups() {
             steps.push(Step::DropGroups);

@@ -3,8 +3,8 @@
 bitflags::bitflags! {
     /// What a program takes over from the host process instead of defined values: for [`Sandbox::inherit`].
     ///
-    /// The default is nothing of it. Commands that enter a sandbox ([`Child::command`](crate::Child::command)) have the defined
-    /// scheduling and score for the out-of-memory killer.
+    /// The default is nothing of it. Commands that enter a sandbox ([`Child::command`](crate::Child::command)) take over scheduling
+    /// and score from the host process as it is then, the mask that the program has, and always have a session of their own.
     ///
     /// [`Sandbox::inherit`]: crate::Sandbox::inherit
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use belljar::{
-    Capabilities, Cause, Child, Command, ErrorKind, IdMap, Landlock, Layer, Limits, Namespaces, Network, PtySize,
-    Rootfs, Sandbox, Seccomp, Stdio,
+    Capabilities, Cause, Child, Command, ErrorKind, IdMap, Inherit, Landlock, Layer, Limits, Namespaces, Network,
+    PtySize, Rootfs, Sandbox, Seccomp, Stdio,
 };
 
 use crate::again::{again, is_again};
@@ -825,6 +825,36 @@ fn hundreds_of_descriptors_are_passed() {
             let output = pass(pool.command("bash"), 300, orders[0]).unwrap();
             assert!(output.stdout.starts_with(b"0 1 2 ") && output.stdout.ends_with(b" 298 299 "));
             assert_eq!(pool.ready(), 0, "it was started in the pool's");
+        }
+    });
+}
+
+#[test]
+fn a_command_inherits_scheduling_and_score_where_the_program_does() {
+    alone("enter::a_command_inherits_scheduling_and_score_where_the_program_does", || {
+        const LOOK: &str = "grep Cpus_allowed: /proc/self/status; cat /proc/self/oom_score_adj /proc/self/personality; \
+                            cat /proc/self/timerslack_ns 2>/dev/null; ionice";
+        let defined = sh(&waiting(&host()), LOOK);
+        // SAFETY: No pointers, and it is about this thread alone.
+        assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 5) }, 0);
+        // SAFETY: As above.
+        assert_eq!(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 7_000_000) }, 0);
+        crate::inherited::one_processor();
+        fs::write("/proc/self/oom_score_adj", "777").unwrap();
+        assert_eq!(sh(&waiting(&host()), LOOK), defined, "by default nothing of it");
+        for what in [Inherit::SCHEDULING, Inherit::OOM_SCORE, Inherit::SCHEDULING | Inherit::OOM_SCORE] {
+            let sandbox = host().inherit(what);
+            let prepared = sandbox.prepare().unwrap();
+            let program = String::from_utf8(sandbox.command("sh").args(["-c", LOOK]).output().unwrap().stdout).unwrap();
+            assert_eq!(program.contains("\n777\n"), what.contains(Inherit::OOM_SCORE), "{program}");
+            assert_eq!(program.contains("\n7000000\n"), what.contains(Inherit::SCHEDULING), "{program}");
+            for mut command in [sandbox.command("cat"), prepared.command("cat")] {
+                let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+                assert_eq!(sh(&child, LOOK), program, "{what:?}");
+                if what.contains(Inherit::SCHEDULING) {
+                    assert_eq!(sh(&child, "nice"), "5\n");
+                }
+            }
         }
     });
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use belljar::{Cause, ErrorKind, Layer, Pool, Sandbox, Stdio};
+use belljar::{Cause, Error, ErrorKind, Layer, Outcome, Pool, Sandbox, Stdio};
 
 use crate::alone::{again, alone, is_role, pipe};
 use crate::harness::{children, host, noop, open_fds, temp_dir, with_program};
@@ -236,17 +236,40 @@ fn a_host_that_ignores_sigchld_gets_true_results() {
     alone("pool_life::a_host_that_ignores_sigchld_gets_true_results", || {
         // SAFETY: The disposition is of this process, which has no other test.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-        let pool = host().prepare().unwrap().pool(2).unwrap();
-        for code in 0..20 {
-            match pool.command("sh").args(["-c", &format!("exit {code}")]).status() {
-                Ok(outcome) => assert_eq!(outcome.code(), Some(code)),
-                // Before Linux 6.15 the status is lost, which is told.
-                Err(error) => assert_eq!((error.layer(), error.step()), (Layer::Process, "wait")),
-            }
-        }
-        drop(pool);
-        assert_eq!(children(), Vec::<String>::new());
+        assert_true_results();
     });
+}
+
+#[test]
+fn a_host_with_no_cldwait_gets_true_results() {
+    alone("pool_life::a_host_with_no_cldwait_gets_true_results", || {
+        // SAFETY: All zeroes is a value of this plain structure: the default action.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_flags = libc::SA_NOCLDWAIT;
+        // SAFETY: The structure outlives the call; the disposition is of this process, which has no other test.
+        assert_eq!(unsafe { libc::sigaction(libc::SIGCHLD, &raw const action, std::ptr::null_mut()) }, 0);
+        assert_true_results();
+    });
+}
+
+/// Whatever is told of programs in a pool, and of others that enter their sandboxes, is true; and nothing is left.
+fn assert_true_results() {
+    let pool = host().prepare().unwrap().pool(2).unwrap();
+    let check = |outcome: Result<Outcome, Error>, code| match outcome {
+        Ok(outcome) => assert_eq!(outcome.code(), Some(code)),
+        // Before Linux 6.15 the status is lost, which is told.
+        Err(error) => assert_eq!((error.layer(), error.step()), (Layer::Process, "wait")),
+    };
+    for code in 0..20 {
+        let exit = format!("exit {code}");
+        check(pool.command("sh").args(["-c", &exit]).status(), code);
+        let mut child = pool.command("sh").args(["-c", "read x; exit 7"]).stdin(Stdio::piped()).spawn().unwrap();
+        check(child.command("sh").args(["-c", &exit]).status(), code);
+        drop(child.stdin.take());
+        check(child.wait(), 7);
+    }
+    drop(pool);
+    assert_eq!(children(), Vec::<String>::new());
 }
 
 #[test]
