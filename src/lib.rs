@@ -215,8 +215,8 @@
 //!
 //! # Kernel
 //!
-//! Linux 5.15 or later, on x86-64 or AArch64. The tests run on Linux 6.1 and later and on x86-64; for AArch64 the library is built,
-//! and not run.
+//! Linux 5.15 or later, on x86-64 or AArch64. The tests run on Linux 6.1 and later and on x86-64. On AArch64 a part of them
+//! runs, on Linux 6.12 and an emulated processor.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("belljar runs programs on Linux: there is no sandbox elsewhere");

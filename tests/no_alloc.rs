@@ -150,8 +150,15 @@ fn workshop() -> tempfile::TempDir {
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let source = dir.path().join("noop.c");
     std::fs::write(&source, "int main(void) { return 0; }").unwrap();
-    let compiled = Command::new("cc").arg("-static").arg("-o").arg(dir.path().join("noop")).arg(&source).status();
-    assert!(compiled.unwrap().success());
+    let program = dir.path().join("noop");
+    // Where a compiler takes long, or there is none: what another run has compiled.
+    match std::env::var_os("BELLJAR_TEST_PROGRAMS").map(|made| Path::new(&made).join("noop")) {
+        Some(made) => drop(std::fs::copy(made, program).unwrap()),
+        None => {
+            let compiled = Command::new("cc").arg("-static").arg("-o").arg(program).arg(&source).status();
+            assert!(compiled.unwrap().success());
+        }
+    }
     dir
 }
 

@@ -140,6 +140,9 @@ pub(crate) fn compile(name: &str, source: &str, options: &[&str]) -> PathBuf {
         if let Some(keep) = std::env::var_os("BELLJAR_TEST_KEEP_PROGRAMS") {
             // Who runs a test again, as another user or with less, may not: then the first run has it.
             let _ = fs::copy(&program, Path::new(&keep).join(name));
+            // For another processor it has to be compiled again: the source, and how.
+            let _ = fs::copy(&code, Path::new(&keep).join(format!("{name}.c")));
+            let _ = fs::write(Path::new(&keep).join(format!("{name}.options")), options.join(" "));
         }
     }
     program
