@@ -31,13 +31,7 @@ use options::{Failure, Options, Result};
 use parse::Asked;
 use status::Watchers;
 
-const USAGE: &str = "usage: bwrap [OPTIONS...] [--] COMMAND [ARGS...]
-
-The options are those of bubblewrap 0.11: see bwrap(1). Besides these:
-
-    --pass-fd FD     Pass this descriptor to the command
-    --inherit-fds    Pass all open descriptors to the command, but for those that other options name
-";
+const USAGE: &str = include_str!("usage.txt");
 
 static PREFIXED: AtomicBool = AtomicBool::new(false);
 

@@ -273,3 +273,23 @@ fn mistakes_are_told_in_the_same_words() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
+
+#[test]
+fn the_help_names_every_option() {
+    let Some(programs) = Programs::find() else {
+        skip!("no example bwrap beside the tests, or no bubblewrap in the test cache");
+    };
+    let names = |mut command: Command| -> BTreeSet<String> {
+        let told = command.arg("--help").output().unwrap();
+        assert_eq!((told.status.code(), told.stderr.len()), (Some(0), 0), "{told:?}");
+        let text = String::from_utf8(told.stdout).unwrap();
+        let ends = |c: char| c.is_whitespace() || ",:/)".contains(c);
+        text.split(ends).filter(|word| word.len() > 2 && word.starts_with("--")).map(str::to_owned).collect()
+    };
+    let (own, reference) = (names(within_time(&programs.own)), names(programs.reference()));
+    assert!(reference.len() > 60, "{reference:?}");
+    let more: Vec<_> = own.difference(&reference).collect();
+    assert_eq!(more, ["--inherit-fds", "--pass-fd"]);
+    let missing: Vec<_> = reference.difference(&own).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
