@@ -2,6 +2,7 @@
 
 use super::{combine, find, seen};
 use crate::common::contender::{bare, bwrap, empty, host, plain, prepared, present, unshare};
+use crate::common::floor::{every_layer, namespaces};
 use crate::common::measure::{Samples, interleave};
 use crate::common::table::{Table, target, times, us};
 use crate::common::{Bench, Result};
@@ -9,8 +10,17 @@ use crate::common::{Bench, Result};
 const ROUNDS: usize = 200;
 
 pub(crate) fn spawn(bench: &Bench) -> Result {
-    let all =
-        [plain(bench)?, empty(bench)?, bare(bench)?, host(bench)?, prepared(bench)?, bwrap(bench)?, unshare(bench)?];
+    let all = [
+        plain(bench)?,
+        namespaces(bench),
+        every_layer(bench),
+        empty(bench)?,
+        bare(bench)?,
+        host(bench)?,
+        prepared(bench)?,
+        bwrap(bench)?,
+        unshare(bench)?,
+    ];
     let contenders = present(&all);
     let mut samples = vec![Samples::default(); contenders.len()];
     interleave(&contenders, ROUNDS, &mut samples)?;
@@ -37,5 +47,15 @@ pub(crate) fn spawn(bench: &Bench) -> Result {
         combine(ours, peer, |ours, peer| ours / peer),
         0.125,
     );
+    let figure = |name| seen(find(name, &contenders, &samples));
+    let (every, bare) = (figure("floor, every layer"), figure("floor, namespaces"));
+    for (words, one, of) in [
+        ("belljar prepared, of the floor with every layer", ours, every),
+        ("the floor with every layer, of bwrap's", every, peer),
+        ("the floor with namespaces alone, of bwrap's", bare, peer),
+    ] {
+        let ratio = combine(one, of, |one, of| one / of);
+        println!("  median of {words}: {} (by minima {})", times(ratio.median), times(ratio.min));
+    }
     Ok(())
 }
