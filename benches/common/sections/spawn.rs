@@ -24,18 +24,17 @@ pub(crate) fn spawn(bench: &Bench) -> Result {
     let contenders = present(&all);
     let mut samples = vec![Samples::default(); contenders.len()];
     interleave(&contenders, ROUNDS, &mut samples)?;
-    let floor = seen(find("plain spawn", &contenders, &samples)).median;
+    let plain = seen(find("plain spawn", &contenders, &samples));
     let peer = seen(find("bwrap", &contenders, &samples));
-    let mut table = Table::new(&["µs", "median", "min", "x floor", "x bwrap"]);
+    let mut table = Table::new(&["µs", "median", "min", "x plain", "x bwrap"]);
     for (contender, samples) in contenders.iter().zip(&samples) {
         let (median, min) = (samples.median(), samples.min());
-        table.row(contender.name, [us(median), us(min), times(median / floor), times(median / peer.median)]);
+        table.row(contender.name, [us(median), us(min), times(median / plain.median), times(median / peer.median)]);
     }
     table.print();
     let ours = seen(find("belljar host", &contenders, &samples));
     println!();
     let bare = seen(find("belljar bare", &contenders, &samples));
-    let plain = seen(find("plain spawn", &contenders, &samples));
     let added = combine(ours, bare, |ours, bare| ours - bare);
     let layers = "what Landlock and the filter of system calls add, at most 1.2 of a plain spawn";
     target(layers, combine(added, plain, |added, plain| added / plain), 1.2);
