@@ -7,18 +7,19 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use belljar::{Landlock, Pool, Rootfs, Sandbox, Seccomp};
 
 use super::{Bench, Result};
 
 /// The path of the program inside.
-const INSIDE: &str = "/noop";
+pub(crate) const INSIDE: &str = "/noop";
 
 /// One way to run the program.
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
-    run: Box<dyn Fn() -> Result + Send + Sync>,
+    run: Box<dyn Fn() -> Result<Duration> + Send + Sync>,
     prepare: Box<dyn Fn() -> Result + Send + Sync>,
     missing: Option<String>,
 }
@@ -26,6 +27,17 @@ pub(crate) struct Contender {
 impl Contender {
     /// A contender that does not work here is kept, with the reason.
     pub(crate) fn new(name: &'static str, run: impl Fn() -> Result + Send + Sync + 'static) -> Self {
+        Self::timing_itself(name, move || {
+            let start = Instant::now();
+            run().map(|()| start.elapsed())
+        })
+    }
+
+    /// One that runs in a process of its own, and says how long that took.
+    pub(crate) fn timing_itself(
+        name: &'static str,
+        run: impl Fn() -> Result<Duration> + Send + Sync + 'static,
+    ) -> Self {
         let missing = run().err().map(|error| error.to_string());
         Self { name, run: Box::new(run), prepare: Box::new(|| Ok(())), missing }
     }
@@ -36,6 +48,11 @@ impl Contender {
     }
 
     pub(crate) fn run(&self) -> Result {
+        self.timed().map(|_| ())
+    }
+
+    /// Runs it, and returns how long that took.
+    pub(crate) fn timed(&self) -> Result<Duration> {
         (self.run)().map_err(|error| format!("{}: {error}", self.name).into())
     }
 

@@ -1,6 +1,6 @@
 //! Taking the time of contenders, interleaved.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Result;
 use super::contender::Contender;
@@ -36,9 +36,7 @@ pub(crate) fn interleave(contenders: &[&Contender], rounds: usize, samples: &mut
     in_turns(contenders.len(), rounds, |index| {
         if let (Some(contender), Some(samples)) = (contenders.get(index), samples.get_mut(index)) {
             contender.prepare()?;
-            let start = Instant::now();
-            contender.run()?;
-            samples.push(start.elapsed());
+            samples.push(contender.timed()?);
         }
         Ok(())
     })

@@ -1,6 +1,7 @@
 //! What the sections share: the program that every contender runs, and the machine that they run on.
 
 pub(crate) mod contender;
+pub(crate) mod floor;
 pub(crate) mod host;
 pub(crate) mod measure;
 pub(crate) mod run;
@@ -52,13 +53,18 @@ impl Bench {
     pub(crate) fn new(libc: bool) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("belljar-bench-").tempdir()?;
         let bench = Self { dir };
-        let (code, noop) = (bench.path("noop.c")?, bench.noop()?);
         let (source, options) = if libc { (WITH_LIBC, LIBC_OPTIONS) } else { (WITHOUT_LIBRARY, BARE_OPTIONS) };
+        bench.compile("noop", source, options).map(|_| bench)
+    }
+
+    /// Compiles a program in C, and returns its path.
+    pub(crate) fn compile(&self, name: &str, source: &str, options: &[&str]) -> Result<PathBuf> {
+        let (code, program) = (self.path(&format!("{name}.c"))?, self.path(name)?);
         fs::write(&code, source)?;
-        let status = Command::new("cc").args(options).arg("-o").arg(noop).arg(code).status();
+        let status = Command::new("cc").args(options).arg("-o").arg(&program).arg(code).status();
         match status.map_err(|error| format!("cc: {error}"))?.success() {
-            true => Ok(bench),
-            false => Err("cc can't compile a static program".into()),
+            true => Ok(program),
+            false => Err(format!("cc can't compile {name}.c with {}", options.join(" ")).into()),
         }
     }
 
