@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use belljar::{Cause, Child, Command, Error, Limits, Outcome, Sandbox, Stdio};
 
+use crate::alone::alone;
 use crate::harness::host;
 
 fn wait_for_input(mut command: Command) -> Result<Child, Error> {
@@ -43,32 +44,34 @@ fn entered(start: Start, grace: Option<Duration>, scripts: &[&str]) -> (Child, V
 
 #[test]
 fn a_command_whose_sandbox_has_run_out_of_time_says_so_whoever_is_asked_first() {
-    let ways: [Start; 3] = [
-        |sandbox| wait_for_input(sandbox.command("cat")),
-        |sandbox| wait_for_input(sandbox.prepare().unwrap().command("cat")),
-        |sandbox| wait_for_input(sandbox.prepare().unwrap().pool_by_hand(1).unwrap().command("cat")),
-    ];
-    for (start, grace) in ways.into_iter().flat_map(|way| [(way, None), (way, Some(Duration::from_millis(5)))]) {
-        for order in 0..3 {
-            let (mut child, mut commands) = entered(start, grace, &["exec sleep 1000", STUBBORN]);
-            let first = match order {
-                0 => Some(child.wait_with_open_input()),
-                1 => None,
-                _ => {
-                    while child.try_wait().unwrap().is_none() {}
-                    drop(child);
-                    None
+    alone("fate::a_command_whose_sandbox_has_run_out_of_time_says_so_whoever_is_asked_first", || {
+        let ways: [Start; 3] = [
+            |sandbox| wait_for_input(sandbox.command("cat")),
+            |sandbox| wait_for_input(sandbox.prepare().unwrap().command("cat")),
+            |sandbox| wait_for_input(sandbox.prepare().unwrap().pool_by_hand(1).unwrap().command("cat")),
+        ];
+        for (start, grace) in ways.into_iter().flat_map(|way| [(way, None), (way, Some(Duration::from_millis(5)))]) {
+            for order in 0..3 {
+                let (mut child, mut commands) = entered(start, grace, &["exec sleep 1000", STUBBORN]);
+                let first = match order {
+                    0 => Some(child.wait_with_open_input()),
+                    1 => None,
+                    _ => {
+                        while child.try_wait().unwrap().is_none() {}
+                        drop(child);
+                        None
+                    }
+                };
+                for command in &mut commands {
+                    let outcome = command.wait().unwrap();
+                    assert_eq!(outcome.cause(), Cause::TimedOut, "{order} {grace:?}: {outcome:?}");
                 }
-            };
-            for command in &mut commands {
-                let outcome = command.wait().unwrap();
-                assert_eq!(outcome.cause(), Cause::TimedOut, "{order} {grace:?}: {outcome:?}");
-            }
-            if let Some(outcome) = first {
-                assert_eq!(outcome.cause(), Cause::TimedOut);
+                if let Some(outcome) = first {
+                    assert_eq!(outcome.cause(), Cause::TimedOut);
+                }
             }
         }
-    }
+    });
 }
 
 trait OpenInput {
@@ -84,42 +87,44 @@ impl OpenInput for Child {
 
 #[test]
 fn a_command_says_killed_if_the_sandbox_was_and_not_if_that_has_ended_by_itself() {
-    let outcome = |command: &mut Child| {
-        let outcome = command.wait().unwrap();
-        assert_eq!(outcome.signal(), Some(libc::SIGKILL));
-        outcome.cause()
-    };
-    for turn in 0..4 {
-        for mut child in starts(&host().limits(Limits::new().wall_time(Duration::from_secs(1000)))) {
-            let mut commands: Vec<Child> = (0..3).map(|_| enter(&child, STUBBORN).unwrap()).collect();
-            // This one was ended before, as if by somebody inside: nothing that comes later is the reason.
-            commands[0].signal(libc::SIGKILL).unwrap();
-            while !has_ended(&commands[0]) {}
-            let cause = match turn {
-                0 => {
-                    child.kill().unwrap();
-                    Cause::Killed
-                }
-                1 => {
-                    drop(child);
-                    Cause::Killed
-                }
-                2 => {
-                    drop(child.stdin.take());
-                    assert!(child.wait_with_open_input().success());
-                    Cause::Signaled
-                }
-                _ => {
-                    drop(child.stdin.take());
-                    assert_eq!(outcome(&mut commands[2]), Cause::Signaled, "before the program is waited for");
-                    Cause::Signaled
-                }
-            };
-            assert_eq!(outcome(&mut commands[0]), Cause::Signaled);
-            assert_eq!(outcome(&mut commands[1]), cause, "{turn}");
-            assert_eq!(outcome(&mut commands[2]), cause, "{turn}");
+    alone("fate::a_command_says_killed_if_the_sandbox_was_and_not_if_that_has_ended_by_itself", || {
+        let outcome = |command: &mut Child| {
+            let outcome = command.wait().unwrap();
+            assert_eq!(outcome.signal(), Some(libc::SIGKILL));
+            outcome.cause()
+        };
+        for turn in 0..4 {
+            for mut child in starts(&host().limits(Limits::new().wall_time(Duration::from_secs(1000)))) {
+                let mut commands: Vec<Child> = (0..3).map(|_| enter(&child, STUBBORN).unwrap()).collect();
+                // This one was ended before, as if by somebody inside: nothing that comes later is the reason.
+                commands[0].signal(libc::SIGKILL).unwrap();
+                while !has_ended(&commands[0]) {}
+                let cause = match turn {
+                    0 => {
+                        child.kill().unwrap();
+                        Cause::Killed
+                    }
+                    1 => {
+                        drop(child);
+                        Cause::Killed
+                    }
+                    2 => {
+                        drop(child.stdin.take());
+                        assert!(child.wait_with_open_input().success());
+                        Cause::Signaled
+                    }
+                    _ => {
+                        drop(child.stdin.take());
+                        assert_eq!(outcome(&mut commands[2]), Cause::Signaled, "before the program is waited for");
+                        Cause::Signaled
+                    }
+                };
+                assert_eq!(outcome(&mut commands[0]), Cause::Signaled);
+                assert_eq!(outcome(&mut commands[1]), cause, "{turn}");
+                assert_eq!(outcome(&mut commands[2]), cause, "{turn}");
+            }
         }
-    }
+    });
 }
 
 fn has_ended(command: &Child) -> bool {
@@ -129,28 +134,30 @@ fn has_ended(command: &Child) -> bool {
 
 #[test]
 fn what_ended_a_command_first_is_what_is_told() {
-    for grace in [None, Some(Duration::from_millis(5))] {
-        let start: Start = |sandbox| wait_for_input(sandbox.command("cat"));
-        let scripts = ["exec sleep 1000", "exit 7", STUBBORN, "kill -TERM $$"];
-        let (mut child, mut commands) = entered(start, grace, &scripts);
-        // Its own kill, long before the time is up; and two that end by themselves.
-        commands[0].kill().unwrap();
-        assert_eq!(commands[3].wait().unwrap().cause(), Cause::Signaled);
-        // Its time is up, and nobody has waited for the others.
-        assert_eq!(child.wait_with_open_input().cause(), Cause::TimedOut);
-        let causes: Vec<_> = commands.iter_mut().map(|command| command.wait().unwrap().cause()).collect();
-        assert_eq!(causes, [Cause::Killed, Cause::Exited, Cause::TimedOut, Cause::Signaled]);
-    }
-    // A sandbox that has ended by itself before its time, and is asked afterwards.
-    let time = Duration::from_secs(if std::env::var_os("BELLJAR_TEST_VM").is_some() { 20 } else { 3 });
-    let started = Instant::now();
-    let mut child = wait_for_input(host().limits(Limits::new().wall_time(time)).command("cat")).unwrap();
-    let mut command = enter(&child, STUBBORN).unwrap();
-    drop(child.stdin.take());
-    while !has_ended(&command) {}
-    assert!(started.elapsed() < time, "it takes less time");
-    std::thread::sleep((time + Duration::from_millis(50)).saturating_sub(started.elapsed()));
-    let outcome = command.wait().unwrap();
-    assert_eq!((outcome.signal(), outcome.cause()), (Some(libc::SIGKILL), Cause::Signaled));
-    assert!(child.wait().unwrap().success());
+    alone("fate::what_ended_a_command_first_is_what_is_told", || {
+        for grace in [None, Some(Duration::from_millis(5))] {
+            let start: Start = |sandbox| wait_for_input(sandbox.command("cat"));
+            let scripts = ["exec sleep 1000", "exit 7", STUBBORN, "kill -TERM $$"];
+            let (mut child, mut commands) = entered(start, grace, &scripts);
+            // Its own kill, long before the time is up; and two that end by themselves.
+            commands[0].kill().unwrap();
+            assert_eq!(commands[3].wait().unwrap().cause(), Cause::Signaled);
+            // Its time is up, and nobody has waited for the others.
+            assert_eq!(child.wait_with_open_input().cause(), Cause::TimedOut);
+            let causes: Vec<_> = commands.iter_mut().map(|command| command.wait().unwrap().cause()).collect();
+            assert_eq!(causes, [Cause::Killed, Cause::Exited, Cause::TimedOut, Cause::Signaled]);
+        }
+        // A sandbox that has ended by itself before its time, and is asked afterwards.
+        let time = Duration::from_secs(if std::env::var_os("BELLJAR_TEST_VM").is_some() { 20 } else { 3 });
+        let started = Instant::now();
+        let mut child = wait_for_input(host().limits(Limits::new().wall_time(time)).command("cat")).unwrap();
+        let mut command = enter(&child, STUBBORN).unwrap();
+        drop(child.stdin.take());
+        while !has_ended(&command) {}
+        assert!(started.elapsed() < time, "it takes less time");
+        std::thread::sleep((time + Duration::from_millis(50)).saturating_sub(started.elapsed()));
+        let outcome = command.wait().unwrap();
+        assert_eq!((outcome.signal(), outcome.cause()), (Some(libc::SIGKILL), Cause::Signaled));
+        assert!(child.wait().unwrap().success());
+    });
 }
