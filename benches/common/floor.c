@@ -1,14 +1,14 @@
-/* The kernel's floor: what a start from a template takes if all that is done is the system calls of its layers.
+/* The kernel's floor: what a start takes if all that is done is the system calls of its layers.
  *
- *     floor (every | namespaces) INIT [SOURCE TARGET]...
+ *     floor (every | namespaces | whole) INIT [SOURCE TARGET]...
  *
- * It makes a template with these binds, once. For each byte on its standard input it then starts /noop in a sandbox of
+ * It makes a template with these binds, once. With `whole` there is none, and each start makes all. For each byte on its standard input it then starts /noop in a sandbox of
  * its own, waits for it and takes the sandbox apart. It answers each with a line: how many nanoseconds that took, by
  * its own clock, or what went wrong, which ends it. The first line is the template's. At the end of its input it ends.
  *
  * `every` makes the layers of belljar's default policy: the same namespaces, mounts, masks, limits and capabilities,
- * Landlock of four rules, a filter of as many instructions. `namespaces` makes the namespaces, /proc, /tmp and the init
- * alone.
+ * Landlock of four rules, a filter of as many instructions; so does `whole`, which leaves out the links and files of the
+ * root and of /dev. `namespaces` makes the namespaces, /proc, /tmp and the init alone.
  *
  * It is no sandbox to use. There is no policy, no error that names its layer, no handle; it trusts its paths, takes the
  * descriptors and signals of its caller as they are, and its filter refuses nothing that matters.
@@ -53,8 +53,8 @@
 #endif
 
 /* Made once. */
-static int every, host_proc, init, user, mounts, network, hidden;
-static char uid_map[64], gid_map[64];
+static int every, whole, host_proc, init, user, mounts, network, hidden;
+static char uid_map[64], gid_map[64], **binds;
 static char *stacks[3];
 static struct sock_filter filter[2 * LEAVES + 3];
 static struct sock_fprog filter_program;
@@ -121,10 +121,10 @@ static void make_hidden(void) {
     mkdir("hidden/dir", 0555);
     mkdir("hidden/proc", 0555);
     close(open("hidden/file", O_CREAT | O_WRONLY, 0444));
-    mount_new("proc", "hidden/proc", NULL, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+    if (!whole) mount_new("proc", "hidden/proc", NULL, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
 }
 
-static void make_root(char **binds) {
+static void make_root(void) {
     const char *const dev[] = { "size", "1048576", "nr_inodes", "64", "mode", "0755", NULL };
     mkdir("root", 0755);
     TRY(mount("root", "root", NULL, MS_BIND, NULL));
@@ -135,23 +135,33 @@ static void make_root(char **binds) {
     mount_new("tmpfs", "dev", dev, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
     mkdir("dev/pts", 0755);
     mkdir("dev/shm", 0755);
-    for (; *binds; binds += 2) bind_at(binds[0], binds[1] + 1);
+    for (char **bind = binds; *bind; bind += 2) bind_at(bind[0], bind[1] + 1);
     TRY(chdir(".."));
 }
 
-/* Runs in new namespaces, with the descriptors of the caller. The mounts are made over the host's root, and the host's
- * are gone at the end: what is left are `root`, at the place of /, and `hidden` in the mount below. */
-static int make_template(void *binds) {
+/* Over the host's root, which is still there. */
+static void make_base(void) {
     const char *const base[] = { "mode", "0755", NULL };
-    write_at(host_proc, "self/setgroups", "deny");
-    write_at(host_proc, "self/uid_map", uid_map);
-    write_at(host_proc, "self/gid_map", gid_map);
     umask(022);
     TRY(mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL));
     mount_new("tmpfs", "/", base, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
     TRY(chdir("/..")); /* ".." follows what is mounted over the root, and "/" does not */
     make_hidden();
-    make_root(binds);
+    make_root();
+}
+
+static void map_ids(void) {
+    write_at(host_proc, "self/uid_map", uid_map);
+    write_at(host_proc, "self/gid_map", gid_map);
+}
+
+/* Runs in new namespaces, with the descriptors of the caller. The mounts are made over the host's root, and the host's
+ * are gone at the end: what is left are `root`, at the place of /, and `hidden` in the mount below. */
+static int make_template(void *unused) {
+    (void)unused;
+    write_at(host_proc, "self/setgroups", "deny");
+    map_ids();
+    make_base();
     TRY(syscall(SYS_pivot_root, ".", "."));
     TRY(umount2(".", MNT_DETACH));
     hidden = TRY(open("/hidden", O_PATH | O_CLOEXEC));
@@ -218,28 +228,6 @@ static void drop_capabilities(void) {
     TRY(syscall(SYS_capset, &header, none));
 }
 
-/* Sends the read end of a pipe, which ends when the init has executed its program: it shares no memory from then on. If
- * the init fails, the kernel ends the program, which is in its namespace of processes. */
-static int run_init(void *unused) {
-    (void)unused;
-    char *const arguments[] = { "init", NULL }, *const environment[] = { NULL };
-    int executed[2];
-    write_at(host_proc, "self/uid_map", uid_map);
-    write_at(host_proc, "self/gid_map", gid_map);
-    __atomic_store_n(&unmapped, 0, __ATOMIC_RELEASE);
-    TRY(syscall(SYS_futex, &unmapped, FUTEX_WAKE, 1, NULL, NULL, 0));
-    signal(SIGCHLD, SIG_IGN);
-    TRY(pipe2(executed, O_CLOEXEC));
-    send_descriptor(lifeline[0], executed[0]);
-    close(executed[0]);
-    TRY(dup2(lifeline[0], 0));
-    TRY(close_range(1, ~0U, CLOSE_RANGE_CLOEXEC));
-    TRY(prctl(PR_SET_SECUREBITS, BITS | LOCKED));
-    drop_capabilities();
-    TRY(execveat(init, "", arguments, environment, AT_EMPTY_PATH));
-    _exit(1);
-}
-
 static void wait_for_maps(void) {
     while (__atomic_load_n(&unmapped, __ATOMIC_ACQUIRE)) syscall(SYS_futex, &unmapped, FUTEX_WAIT, 1, NULL, NULL, 0);
 }
@@ -281,9 +269,44 @@ static void make_mounts(void) {
         mount_new("tmpfs", "/dev/shm", shared, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
     }
     mount_new("tmpfs", "/tmp", shared, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    if (whole) return;
     /* The template's /proc has done its service. */
     const int cover = TRY(open_tree(below, "dir", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
     TRY(move_mount(cover, "", below, "proc", MOVE_MOUNT_F_EMPTY_PATH));
+}
+
+/* The host's mounts go when all is made beside them: a user namespace may mount a /proc only where it sees another. */
+static void make_whole(void) {
+    make_base();
+    const int from = TRY(open("hidden", O_PATH | O_CLOEXEC));
+    TRY(chdir("root"));
+    TRY(syscall(SYS_pivot_root, ".", "."));
+    TRY(fchdir(from));
+    make_mounts();
+    TRY(umount2(".", MNT_DETACH));
+}
+
+/* Sends the read end of a pipe, which ends when the init has executed its program: it shares no memory from then on. If
+ * the init fails, the kernel ends the program, which is in its namespace of processes. */
+static int run_init(void *unused) {
+    (void)unused;
+    char *const arguments[] = { "init", NULL }, *const environment[] = { NULL };
+    int executed[2];
+    if (whole) write_at(host_proc, "self/setgroups", "deny");
+    map_ids();
+    __atomic_store_n(&unmapped, 0, __ATOMIC_RELEASE);
+    TRY(syscall(SYS_futex, &unmapped, FUTEX_WAKE, 1, NULL, NULL, 0));
+    if (whole) make_whole();
+    signal(SIGCHLD, SIG_IGN);
+    TRY(pipe2(executed, O_CLOEXEC));
+    send_descriptor(lifeline[0], executed[0]);
+    close(executed[0]);
+    TRY(dup2(lifeline[0], 0));
+    TRY(close_range(1, ~0U, CLOSE_RANGE_CLOEXEC));
+    TRY(prctl(PR_SET_SECUREBITS, BITS | LOCKED));
+    drop_capabilities();
+    TRY(execveat(init, "", arguments, environment, AT_EMPTY_PATH));
+    _exit(1);
 }
 
 static void limit_resources(void) {
@@ -338,24 +361,29 @@ static int run_program(void *unused) {
     if (every) write_at(host_proc, "self/oom_score_adj", "500");
     wait_for_maps();
     umask(022);
-    make_mounts();
+    if (!whole) make_mounts();
     wait_for_init();
     drop_all();
     TRY(execve("/noop", arguments, environment));
     _exit(1);
 }
 
-/* Both processes are children of the caller's, which has the descriptors of this one. */
-static int run_cell(void *unused) {
-    (void)unused;
-    const int both = CLONE_VM | CLONE_PARENT | CLONE_PIDFD | SIGCHLD;
+static void join_template(void) {
     TRY(setns(user, CLONE_NEWUSER));
     TRY(setns(network, CLONE_NEWNET));
     TRY(setns(mounts, CLONE_NEWNS));
     TRY(fchdir(hidden));
+}
+
+/* Both processes are children of the caller's, which has the descriptors of this one. */
+static int run_cell(void *unused) {
+    (void)unused;
+    const int both = CLONE_VM | CLONE_PARENT | CLONE_PIDFD | SIGCHLD;
+    if (!whole) join_template();
     TRY(unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP));
     TRY(sethostname("floor", 5));
     TRY(clone(run_init, stacks[1], both, NULL, &init_process));
+    if (whole) TRY(unshare(CLONE_NEWNET));
     for (int number = 0; every && prctl(PR_CAPBSET_DROP, number, 0, 0, 0) == 0; number++) {}
     TRY(clone(run_program, stacks[2], both | CLONE_VFORK, NULL, &program_process));
     _exit(0);
@@ -393,7 +421,9 @@ static void start(void) {
 
 static void prepare(char **arguments) {
     const int namespaces = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID;
-    every = strcmp(arguments[0], "every") == 0;
+    whole = strcmp(arguments[0], "whole") == 0;
+    every = whole || strcmp(arguments[0], "every") == 0;
+    binds = arguments + 2;
     host_proc = TRY(open("/proc", O_PATH | O_CLOEXEC));
     init = TRY(open(arguments[1], O_PATH | O_CLOEXEC));
     make_filter();
@@ -405,7 +435,7 @@ static void prepare(char **arguments) {
         stacks[i] = (char *)stack + STACK;
     }
     const int made = CLONE_VM | CLONE_VFORK | CLONE_FILES | SIGCHLD | namespaces;
-    reap(P_PID, TRY(clone(make_template, stacks[0], made, arguments + 2)));
+    if (!whole) reap(P_PID, TRY(clone(make_template, stacks[0], made, NULL)));
 }
 
 static long long now(void) {

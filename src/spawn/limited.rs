@@ -202,7 +202,8 @@ impl Clock {
     /// Whether init has read the timer, a while after that has expired: it does not once the program has ended.
     pub(super) fn was_seen(&self) -> bool {
         let mut fds = [PollFd::new(self.timer.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO) == Ok(0)
+        // Where a signal waits for this thread, poll(2) says that, and only if there is nothing else to say.
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0) | Err(nix::Error::EINTR))
     }
 
     /// Whether everything is asked to end, and killed only a while later.

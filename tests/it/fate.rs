@@ -1,5 +1,6 @@
 //! What is told of a command in a sandbox in use that was ended together with it.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use belljar::{Cause, Child, Command, Error, Limits, Outcome, Sandbox, Stdio};
@@ -160,4 +161,42 @@ fn what_ended_a_command_first_is_what_is_told() {
         assert_eq!((outcome.signal(), outcome.cause()), (Some(libc::SIGKILL), Cause::Signaled));
         assert!(child.wait().unwrap().success());
     });
+}
+
+#[test]
+fn a_host_that_is_interrupted_is_told_the_same() {
+    alone("fate::a_host_that_is_interrupted_is_told_the_same", || {
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+        extern "C" fn ignore(_: libc::c_int) {}
+        let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+        // SAFETY: The handler does nothing.
+        #[allow(unsafe_code)]
+        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+        let start: Start = |sandbox| wait_for_input(sandbox.command("cat"));
+        let (mut child, mut commands) = entered(start, None, &[STUBBORN; 10]);
+        let told = while_interrupted(|| {
+            let told: Vec<_> = commands.iter_mut().map(|command| command.wait().unwrap().cause()).collect();
+            (told, child.wait_with_open_input().cause())
+        });
+        assert_eq!(told, (vec![Cause::TimedOut; 10], Cause::TimedOut));
+    });
+}
+
+/// Has another thread send this one signals, one after the other.
+#[allow(unsafe_code)]
+fn while_interrupted<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: The call has no precondition.
+    let this = unsafe { libc::pthread_self() };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                // SAFETY: The thread runs: it joins this one later.
+                unsafe { libc::pthread_kill(this, libc::SIGUSR1) };
+            }
+        });
+        let result = body();
+        done.store(true, Relaxed);
+        result
+    })
 }

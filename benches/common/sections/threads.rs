@@ -4,7 +4,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::contender::{Contender, bwrap, host, plain, pool, present};
+use crate::common::contender::{Contender, bwrap, host, plain, pool, prepared, present};
+use crate::common::floor::every_layer_at_once;
 use crate::common::table::{Table, number};
 use crate::common::{Bench, Result};
 
@@ -13,7 +14,8 @@ const PASSES: usize = 3;
 const SLICE: Duration = Duration::from_millis(500);
 
 pub(crate) fn threads(bench: &Bench) -> Result {
-    let all = [plain(bench)?, host(bench)?, pool(bench)?, bwrap(bench)?];
+    let floor = every_layer_at_once(bench, SPAWNERS[3]);
+    let all = [plain(bench)?, floor, host(bench)?, prepared(bench)?, pool(bench)?, bwrap(bench)?];
     let contenders = present(&all);
     let mut rates = vec![vec![Vec::new(); SPAWNERS.len()]; contenders.len()];
     for _ in 0..PASSES {
