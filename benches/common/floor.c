@@ -60,7 +60,7 @@ static struct sock_filter filter[2 * LEAVES + 3];
 static struct sock_fprog filter_program;
 
 /* Of one start. The processes of a start share memory until they execute something. */
-static int unmapped, lifeline[2], init_process, program_process;
+static int unmapped, missing, lifeline[2], init_process, program_process;
 
 static long tried(long result, const char *call) {
     if (result >= 0) return result;
@@ -222,14 +222,19 @@ static int receive_descriptor(int socket) {
     return TRY(descriptor);
 }
 
+static void clear(int *word) {
+    __atomic_store_n(word, 0, __ATOMIC_RELEASE);
+    TRY(syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0));
+}
+
+static void wait_for(int *word) {
+    while (__atomic_load_n(word, __ATOMIC_ACQUIRE)) syscall(SYS_futex, word, FUTEX_WAIT, 1, NULL, NULL, 0);
+}
+
 static void drop_capabilities(void) {
     struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
     struct __user_cap_data_struct none[2] = { { 0 } };
     TRY(syscall(SYS_capset, &header, none));
-}
-
-static void wait_for_maps(void) {
-    while (__atomic_load_n(&unmapped, __ATOMIC_ACQUIRE)) syscall(SYS_futex, &unmapped, FUTEX_WAIT, 1, NULL, NULL, 0);
 }
 
 static void wait_for_init(void) {
@@ -280,6 +285,7 @@ static void make_whole(void) {
     make_base();
     const int from = TRY(open("hidden", O_PATH | O_CLOEXEC));
     TRY(chdir("root"));
+    wait_for(&missing); /* its root is changed too, if it is there by then */
     TRY(syscall(SYS_pivot_root, ".", "."));
     TRY(fchdir(from));
     make_mounts();
@@ -294,8 +300,7 @@ static int run_init(void *unused) {
     int executed[2];
     if (whole) write_at(host_proc, "self/setgroups", "deny");
     map_ids();
-    __atomic_store_n(&unmapped, 0, __ATOMIC_RELEASE);
-    TRY(syscall(SYS_futex, &unmapped, FUTEX_WAKE, 1, NULL, NULL, 0));
+    clear(&unmapped);
     if (whole) make_whole();
     signal(SIGCHLD, SIG_IGN);
     TRY(pipe2(executed, O_CLOEXEC));
@@ -357,9 +362,10 @@ static void drop_all(void) {
 static int run_program(void *unused) {
     (void)unused;
     char *const arguments[] = { "noop", NULL }, *const environment[] = { NULL };
+    clear(&missing);
     TRY(setsid());
     if (every) write_at(host_proc, "self/oom_score_adj", "500");
-    wait_for_maps();
+    wait_for(&unmapped);
     umask(022);
     if (!whole) make_mounts();
     wait_for_init();
@@ -403,7 +409,7 @@ static void reap(idtype_t kind, id_t process) {
 /* The init waits for the program when it has been written to, and for the end of the lifeline, and ends with either. */
 static void start(void) {
     sigset_t all, before;
-    unmapped = 1;
+    unmapped = missing = 1;
     TRY(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, lifeline));
     sigfillset(&all);
     TRY(sigprocmask(SIG_SETMASK, &all, &before));

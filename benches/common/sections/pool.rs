@@ -1,12 +1,10 @@
-//! Starts from a pool, in a small host, a large one, and one with many open files; and what a waiting sandbox takes.
+//! Starts from a pool, in a small host, a large one, and one with many open files.
 
 use super::{combine, find, seen};
-use crate::common::contender::{
-    Contender, bwrap, host, host_policy, plain, pool as with_thread, pool_by_hand, present,
-};
+use crate::common::contender::{Contender, bwrap, host, plain, pool as with_thread, pool_by_hand, present};
 use crate::common::host::{Memory, Pages, available_memory, open_files};
 use crate::common::measure::{Samples, interleave};
-use crate::common::table::{Seen, Table, number, target, times, us};
+use crate::common::table::{Seen, Table, target, times, us};
 use crate::common::{Bench, Result};
 
 const GIB: usize = 1 << 30;
@@ -14,11 +12,7 @@ const OPEN: usize = 20_000;
 const PASSES: usize = 4;
 const ROUNDS: usize = 50;
 
-/// How many sandboxes wait to be weighed.
-const WAITING: usize = 200;
-
 pub(crate) fn pool(bench: &Bench) -> Result {
-    weigh(bench)?;
     let all = [plain(bench)?, pool_by_hand(bench)?, with_thread(bench)?, host(bench)?, bwrap(bench)?];
     let contenders = present(&all);
     let mut hosts = vec!["1 MiB"];
@@ -56,24 +50,4 @@ fn report(host: &str, contenders: &[&Contender], samples: &[Samples]) {
     println!();
     let ours = seen(find("belljar pool", contenders, samples));
     target("a start from a pool, at most 1.5 times a plain spawn", ratio(ours), 1.5);
-}
-
-/// What sandboxes that wait take of the machine's memory, the kernel's included.
-fn weigh(bench: &Bench) -> Result {
-    let prepared = host_policy(bench)?.prepare()?;
-    // Whatever is made once.
-    drop(prepared.pool_by_hand(WAITING)?);
-    settle();
-    let before = available_memory()?;
-    let waiting = prepared.pool_by_hand(WAITING)?;
-    settle();
-    let after = available_memory()?;
-    let each = before.saturating_sub(after) as f64 / waiting.ready() as f64 / 1024.0;
-    println!("memory of a sandbox that waits, by the machine's available memory: {} KiB", number(each, 0));
-    Ok(())
-}
-
-/// The kernel frees namespaces a while after their end.
-fn settle() {
-    std::thread::sleep(std::time::Duration::from_secs(2));
 }

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use belljar::Network;
+
 use crate::common::contender::host_policy;
 use crate::common::table::{Seen, Table, number, target};
 use crate::common::{Bench, Result};
@@ -16,7 +18,9 @@ use crate::usage::wait_for_all;
 /// Has this program fill a group with sandboxes or processes that wait.
 pub(crate) const FLAG: &str = "--cells";
 
-const KINDS: [&str; 2] = ["plain process", "belljar pool"];
+const KINDS: [&str; 3] = ["plain process", BESIDE, "belljar pool"];
+/// What has no network namespace of its own.
+const BESIDE: &str = "pool, host's net";
 
 /// The difference between so many and three times as many is what counts: the kernel charges to a group in larger pieces, and
 /// some things are there once.
@@ -67,8 +71,10 @@ pub(crate) fn alone(kind: &str, group: &Path) -> Result {
 
 /// Some that wait: a pool, or processes that read.
 fn waiting(bench: &Bench, kind: &str, count: usize) -> Result<Box<dyn std::any::Any>> {
-    if kind == "belljar pool" {
-        return Ok(Box::new(host_policy(bench)?.prepare()?.pool_by_hand(count)?));
+    match kind {
+        "belljar pool" => return Ok(Box::new(host_policy(bench)?.prepare()?.pool_by_hand(count)?)),
+        BESIDE => return Ok(Box::new(host_policy(bench)?.network(Network::Host).prepare()?.pool_by_hand(count)?)),
+        _ => {}
     }
     let program = reader(bench)?;
     let start = || Command::new(&program).stdin(Stdio::piped()).spawn();
