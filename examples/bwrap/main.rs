@@ -4,6 +4,7 @@
 //!
 //! Every option means what it means there, in the same order, with the same messages and exit codes. What differs:
 //!
+//! - Where the set-up of the sandbox fails, what comes after `bwrap: ` are the library's words: layer, step, path and cause.
 //! - Only the three standard streams reach the program, and what `--pass-fd FD` names; `--inherit-fds` passes on
 //!   everything that is open, but for what other options name.
 //! - The sandbox ends with this process, whether that is killed or not, where it has a PID namespace.
@@ -118,7 +119,12 @@ impl NotStarted {
             NotStarted::Failure(failure) => return failure,
             NotStarted::Error(error) => error,
         };
-        let Some(errno) = error.raw_os_error() else { return Failure::new(error.to_string()) };
+        let words = error.to_string();
+        // What this program has said itself, while the sandbox was held.
+        if let Some(own) = words.strip_prefix("process: hold: ") {
+            return Failure::new(own);
+        }
+        let Some(errno) = error.raw_os_error() else { return Failure::new(words) };
         if let Some(told) = joined::told(&error) {
             return told;
         }
@@ -129,7 +135,7 @@ impl NotStarted {
                 let directory = options.chdir.as_deref().unwrap_or(OsStr::new("/"));
                 Failure::os(format!("Can't chdir to {}", directory.to_string_lossy()), &os)
             }
-            _ => Failure::new(error.to_string()),
+            _ => Failure::new(words),
         }
     }
 }

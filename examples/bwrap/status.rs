@@ -83,8 +83,9 @@ impl Watchers {
             write(status, &format!("{{ {} }}\n", members.join(", ")))?;
         }
         for path in &self.lock_files {
-            let lock = lock(pid, path).map_err(|error| io::Error::new(error.kind(), told(path, &error)))?;
-            self.locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+            let file = open_inside(pid, path).map_err(|error| told("open lock", path, &error))?;
+            lock(&file).map_err(|error| told("lock", path, &error))?;
+            self.locks.lock().unwrap_or_else(PoisonError::into_inner).push(file);
         }
         wait_for(self.block.as_ref())
     }
@@ -98,11 +99,15 @@ impl Watchers {
     }
 }
 
-/// Takes a lock for reading on a file inside, which no link leads out from.
-fn lock(pid: u32, path: &OsStr) -> io::Result<OwnedFd> {
+/// Opens a file inside, which no link leads out from.
+fn open_inside(pid: u32, path: &OsStr) -> io::Result<OwnedFd> {
     let root = File::open(format!("/proc/{pid}/root"))?;
     let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC);
-    let file = openat2(root, path, how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS))?;
+    Ok(openat2(root, path, how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS))?)
+}
+
+/// Takes a lock for reading.
+fn lock(file: &OwnedFd) -> io::Result<()> {
     let whole = libc::flock {
         l_type: libc::F_RDLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -110,8 +115,8 @@ fn lock(pid: u32, path: &OsStr) -> io::Result<OwnedFd> {
         l_len: 0,
         l_pid: 0,
     };
-    fcntl(&file, FcntlArg::F_SETLK(&whole))?;
-    Ok(file)
+    fcntl(file, FcntlArg::F_SETLK(&whole))?;
+    Ok(())
 }
 
 /// Waits until something can be read, or nothing ever will. What is not open does not block.
@@ -122,9 +127,9 @@ fn wait_for(block: Option<&OwnedFd>) -> io::Result<()> {
     }
 }
 
-fn told(path: &OsStr, error: &io::Error) -> String {
-    let Failure(message) = Failure::os(format!("Unable to lock file {}", path.to_string_lossy()), error);
-    message
+fn told(what: &str, path: &OsStr, error: &io::Error) -> io::Error {
+    let Failure(message) = Failure::os(format!("Unable to {what} file {}", path.to_string_lossy()), error);
+    io::Error::new(error.kind(), message)
 }
 
 fn write(to: &OwnedFd, text: &str) -> io::Result<()> {

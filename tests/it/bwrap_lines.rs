@@ -242,6 +242,8 @@ pub(super) const MISTAKES: &str = "
 --file-label foo true
 --as-pid-1 true
 --as-pid-1 --unshare-all --lock-file /x true
+--ro-bind / / --lock-file /nope true
+--ro-bind / / --lock-file /etc/nope/x true
 --disable-userns true
 --disable-userns --unshare-all true
 ";
