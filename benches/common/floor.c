@@ -2,9 +2,10 @@
  *
  *     floor (every | namespaces | whole) INIT [SOURCE TARGET]...
  *
- * It makes a template with these binds, once. With `whole` there is none, and each start makes all. For each byte on its standard input it then starts /noop in a sandbox of
- * its own, waits for it and takes the sandbox apart. It answers each with a line: how many nanoseconds that took, by
- * its own clock, or what went wrong, which ends it. The first line is the template's. At the end of its input it ends.
+ * It makes a template with these binds, once. With `whole` there is none, and each start makes all. For each byte on its
+ * standard input it then starts /noop in a sandbox of its own, waits for it and takes the sandbox apart. It answers each
+ * with a line: how many nanoseconds that took, by its own clock, or what went wrong, which ends it. The first line is
+ * the template's. At the end of its input it ends.
  *
  * `every` makes the layers of belljar's default policy: the same namespaces, mounts, masks, limits and capabilities,
  * Landlock of four rules, a filter of as many instructions; so does `whole`, which leaves out the links and files of the
