@@ -18,6 +18,8 @@ pub(crate) enum Refused {
     New(Namespaces),
     /// What every process may do in a user namespace of its own: write its maps, mount.
     Inside,
+    /// A mount that nothing but a security module denies.
+    Mount,
 }
 
 /// Why namespaces, or what they are needed for, were refused, with the remedy; None if nothing is known to forbid them.
@@ -36,6 +38,8 @@ struct Facts {
     switched_off: bool,
     /// `kernel.apparmor_restrict_unprivileged_userns` is 1: Ubuntu 23.10 and later.
     apparmor: bool,
+    /// The AppArmor profile that is enforced on the calling thread.
+    profile: Option<String>,
     /// A seccomp filter is on the calling thread.
     seccomp: bool,
     /// The caller has `CAP_SYS_ADMIN` in the first user namespace, or in what looks like it.
@@ -58,8 +62,9 @@ fn decide(errno: i32, refused: Refused, facts: &Facts) -> Option<String> {
         // EUSERS: Linux before 4.9, and sandboxes that imitate it.
         (libc::ENOSPC | libc::EUSERS, Refused::New(asked)) => Some(limit(asked, facts)),
         (libc::EPERM | libc::EACCES, Refused::New(asked)) if asked.contains(Namespaces::USER) => Some(denied(facts)),
-        (libc::EPERM | libc::EACCES, _) => suspects(facts),
-        (libc::ENOSYS, _) if facts.seccomp => Some(SECCOMP.to_owned()),
+        (libc::EPERM | libc::EACCES, Refused::New(_) | Refused::Inside) => suspects(facts),
+        (libc::EACCES, Refused::Mount) => facts.profile.as_deref().map(confined),
+        (libc::ENOSYS, Refused::New(_) | Refused::Inside) if facts.seccomp => Some(SECCOMP.to_owned()),
         _ => None,
     }
 }
@@ -71,6 +76,14 @@ const SECCOMP: &str = "a seccomp filter is on this process, most likely the defa
 const APPARMOR: &str = "AppArmor takes away what a program without a profile may do in a user namespace \
     (kernel.apparmor_restrict_unprivileged_userns is 1): give the program a profile with the rule `userns,` in \
     /etc/apparmor.d, or, as root, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`";
+
+/// What a profile may keep from the process. It takes `userns,` from Linux 6.7 on.
+fn confined(profile: &str) -> String {
+    format!(
+        "AppArmor confines this process by the profile {profile:?}, which needs the rules `userns,`, `mount,`, `umount,` and \
+         `pivot_root,`: add them in /etc/apparmor.d, or run a container with `--security-opt apparmor=unconfined`"
+    )
+}
 
 const SWITCHED_OFF: &str = "kernel.unprivileged_userns_clone is 0, so that only root gets user namespaces: as root, \
     `sysctl kernel.unprivileged_userns_clone=1`";
@@ -94,11 +107,14 @@ fn denied(facts: &Facts) -> String {
 
 /// What may have refused: that a filter or a module is there does not say that it was the one.
 fn suspects(facts: &Facts) -> Option<String> {
-    match (facts.seccomp, facts.apparmor && !facts.admin) {
-        (false, false) => None,
-        (true, false) => Some(SECCOMP.to_owned()),
-        (false, true) => Some(APPARMOR.to_owned()),
-        (true, true) => Some(format!("one of two: {SECCOMP}; or {APPARMOR}")),
+    let apparmor = match &facts.profile {
+        Some(profile) => Some(confined(profile)),
+        None => (facts.apparmor && !facts.admin).then(|| APPARMOR.to_owned()),
+    };
+    match (facts.seccomp, apparmor) {
+        (false, apparmor) => apparmor,
+        (true, None) => Some(SECCOMP.to_owned()),
+        (true, Some(apparmor)) => Some(format!("one of two: {SECCOMP}; or {apparmor}")),
     }
 }
 
@@ -138,6 +154,7 @@ impl Facts {
             missing: KINDS.iter().filter(|kind| kind.is_missing()).collect(),
             switched_off: is("/proc/sys/kernel/unprivileged_userns_clone", "0"),
             apparmor: is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
+            profile: profile(),
             seccomp: status.seccomp(),
             admin: status.admin() && !nested,
             chrooted: chrooted(),
@@ -146,6 +163,14 @@ impl Facts {
             nested,
         }
     }
+}
+
+/// What /proc/thread-self/attr/apparmor/current names, without the mode, if that is not to complain only; its older place is
+/// that of whichever security module was first.
+fn profile() -> Option<String> {
+    let read = |name: &str| fs::read_to_string(format!("{THREAD}/attr/{name}")).ok();
+    let current = read("apparmor/current").or_else(|| read("current"))?;
+    Some(current.trim_end().strip_suffix(" (enforce)")?.to_owned())
 }
 
 /// /proc/thread-self/status: see proc_pid_status(5).
@@ -311,6 +336,24 @@ mod tests {
             assert_eq!(decide(errno, Refused::Inside, &Facts::default()), None);
         }
         says(libc::ENOSYS, ALL, &seccomp, &["seccomp=unconfined"]);
+    }
+
+    #[test]
+    fn a_profile_is_named_to_whom_it_confines() {
+        let profile = Facts { profile: Some("docker-default".to_owned()), apparmor: true, ..Facts::default() };
+        let words = ["the profile \"docker-default\"", "`userns,`", "`mount,`", "`pivot_root,`", "apparmor=unconfined"];
+        for refused in [ALL, Refused::Inside] {
+            says(libc::EACCES, refused, &profile, &words);
+            // Root is confined too.
+            says(libc::EACCES, refused, &Facts { admin: true, ..profile.clone() }, &words);
+            says(libc::EACCES, refused, &Facts { seccomp: true, ..profile.clone() }, &["one of two", "docker-default"]);
+        }
+        says(libc::EACCES, Refused::Mount, &profile, &words);
+        for (errno, facts) in [(libc::EPERM, &profile), (libc::EACCES, &Facts { profile: None, ..profile.clone() })] {
+            assert_eq!(decide(errno, Refused::Mount, facts), None);
+        }
+        // The switch is for those without a profile.
+        assert!(!decide(libc::EACCES, ALL, &profile).unwrap().contains("restrict_unprivileged_userns"));
     }
 
     #[test]

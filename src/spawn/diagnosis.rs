@@ -22,8 +22,8 @@ pub(super) fn step(plan: &Plan, report: &Report, reports: &Reports, fault: Fault
     }
     // A user namespace that is worth nothing explains more than the step that showed it.
     let forbidden = match fault.operand {
-        Operand::Call => forbidden(plan, step, fault.errno),
-        _ => None,
+        Operand::Call | Operand::Target => forbidden(plan, step, fault.errno),
+        Operand::Source => None,
     };
     if lacks_overlay(step, fault) {
         error = error.with_kind(ErrorKind::Unsupported);
@@ -92,6 +92,8 @@ fn forbidden(plan: &Plan, step: &Step, errno: i32) -> Option<String> {
         {
             Refused::Inside
         }
+        // Older kernels ask AppArmor about mount(2) and pivot_root(2), and not about what is made and moved by descriptors.
+        Step::Private | Step::Workspace | Step::Mask { .. } | Step::Pivot => Refused::Mount,
         _ => return None,
     };
     why_denied(errno, refused)

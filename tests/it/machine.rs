@@ -5,8 +5,9 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use belljar::{ErrorKind, IdMap, Layer, Namespaces, Sandbox, host};
@@ -191,6 +192,46 @@ fn files_may_run_out_for_everybody_at_every_count() {
     // What a process may have open by itself is more.
     let _most = Switch::set("fs.file-max", &(used + 700).to_string());
     again(NAME, &USER);
+}
+
+#[test]
+#[ignore = "changes the whole machine: tests/vm/inside runs it in a virtual machine"]
+fn a_profile_of_apparmor_is_named_and_its_rules_are_the_remedy() {
+    const NAME: &str = "machine::a_profile_of_apparmor_is_named_and_its_rules_are_the_remedy";
+    const CONFINED: [&str; 4] =
+        ["sh", "-c", "echo exec belljar-test >/proc/self/attr/apparmor/exec && exec \"$@\"", "sh"];
+    if is_again() {
+        let current = fs::read_to_string("/proc/thread-self/attr/apparmor/current").unwrap();
+        assert_eq!(current, "belljar-test (enforce)\n");
+        match told(Namespaces::default()) {
+            Ok(()) => println!("it is allowed"),
+            Err((layer, errno, hint)) => {
+                assert_eq!((layer, errno), (Layer::Mount, libc::EACCES), "{hint}");
+                assert!(hint.contains("the profile \"belljar-test\""), "{hint}");
+                say(&hint);
+            }
+        }
+        return;
+    }
+    machine!();
+    // Older parsers, as Debian 12's, know no rule for user namespaces, and with them the kernel asks for none.
+    let usual = "file, capability, network, signal, ptrace, unix,";
+    load_profile(usual);
+    let hint = said(&again(NAME, &[&USER[..], &CONFINED].concat())).to_owned();
+    let rules: Vec<_> = hint.split('`').filter(|word| word.ends_with(',') && !word.contains(' ')).collect();
+    assert_eq!(rules, ["userns,", "mount,", "umount,", "pivot_root,"]);
+    said(&again(NAME, &CONFINED));
+    load_profile(&format!("{usual} {}", rules[1..].join(" ")));
+    for wrapper in [&[&USER[..], &CONFINED].concat()[..], &CONFINED] {
+        assert!(again(NAME, wrapper).contains("it is allowed"));
+    }
+}
+
+fn load_profile(rules: &str) {
+    let profile = format!("profile belljar-test flags=(attach_disconnected) {{ {rules} }}");
+    let mut parser = Command::new("apparmor_parser").arg("--replace").stdin(Stdio::piped()).spawn().unwrap();
+    parser.stdin.take().unwrap().write_all(profile.as_bytes()).unwrap();
+    assert!(parser.wait().unwrap().success(), "{profile}");
 }
 
 #[test]
