@@ -7,6 +7,8 @@
 //! - Where the set-up of the sandbox fails, what comes after `bwrap: ` are the library's words: layer, step, path and cause.
 //! - Only the three standard streams reach the program, and what `--pass-fd FD` names; `--inherit-fds` passes on
 //!   everything that is open, but for what other options name.
+//! - Every signal has its default action, whatever the caller ignores; what is closed of the standard streams is /dev/null.
+//! - A host name is printable ASCII.
 //! - The sandbox ends with this process, whether that is killed or not, where it has a PID namespace.
 //! - In namespaces that `--userns` and `--pidns` join, nobody but root learns of the others by `--json-status-fd`, or locks a file
 //!   inside: what sets the sandbox up is hidden there. With `--userns-block-fd`, `child-pid` is a process that ends with the set-up.

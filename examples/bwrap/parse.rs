@@ -367,8 +367,9 @@ fn id(what: &str, value: &OsStr) -> Result<u32> {
 }
 
 fn octal(option: &str, value: &OsStr) -> Result<u32> {
-    let mode = value.to_str().and_then(|text| u32::from_str_radix(text, 8).ok()).filter(|mode| *mode <= 0o7777);
-    mode.ok_or_else(|| Failure::new(format!("{option} takes an octal argument <= 07777")))
+    let mode = value.to_str().and_then(|text| u32::from_str_radix(text.trim_start(), 8).ok());
+    mode.filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| Failure::new(format!("{option} takes an octal argument <= 07777")))
 }
 
 fn bytes(value: &OsStr) -> Result<u64> {
