@@ -206,7 +206,11 @@ fn a_profile_of_apparmor_is_named_and_its_rules_are_the_remedy() {
         match told(Namespaces::default()) {
             Ok(()) => println!("it is allowed"),
             Err((layer, errno, hint)) => {
-                assert_eq!((layer, errno), (Layer::Mount, libc::EACCES), "{hint}");
+                // Whichever the profile denies first, by what its parser and the kernel know.
+                assert!(
+                    [Layer::Namespaces, Layer::Mount].contains(&layer) && errno == libc::EACCES,
+                    "{layer:?}: {hint}"
+                );
                 assert!(hint.contains("the profile \"belljar-test\""), "{hint}");
                 say(&hint);
             }
@@ -214,24 +218,25 @@ fn a_profile_of_apparmor_is_named_and_its_rules_are_the_remedy() {
         return;
     }
     machine!();
-    // Older parsers, as Debian 12's, know no rule for user namespaces, and with them the kernel asks for none.
     let usual = "file, capability, network, signal, ptrace, unix,";
-    load_profile(usual);
+    assert!(load_profile(usual));
     let hint = said(&again(NAME, &[&USER[..], &CONFINED].concat())).to_owned();
     let rules: Vec<_> = hint.split('`').filter(|word| word.ends_with(',') && !word.contains(' ')).collect();
     assert_eq!(rules, ["userns,", "mount,", "umount,", "pivot_root,"]);
     said(&again(NAME, &CONFINED));
-    load_profile(&format!("{usual} {}", rules[1..].join(" ")));
+    // Older parsers, as Debian 12's, know no rule for user namespaces, and with them the kernel asks for none.
+    let allow = |rules: &[&str]| load_profile(&format!("{usual} {}", rules.join(" ")));
+    assert!(allow(&rules) || allow(&rules[1..]));
     for wrapper in [&[&USER[..], &CONFINED].concat()[..], &CONFINED] {
         assert!(again(NAME, wrapper).contains("it is allowed"));
     }
 }
 
-fn load_profile(rules: &str) {
+fn load_profile(rules: &str) -> bool {
     let profile = format!("profile belljar-test flags=(attach_disconnected) {{ {rules} }}");
     let mut parser = Command::new("apparmor_parser").arg("--replace").stdin(Stdio::piped()).spawn().unwrap();
     parser.stdin.take().unwrap().write_all(profile.as_bytes()).unwrap();
-    assert!(parser.wait().unwrap().success(), "{profile}");
+    parser.wait().unwrap().success()
 }
 
 #[test]
