@@ -234,9 +234,12 @@ fn a_profile_of_apparmor_is_named_and_its_rules_are_the_remedy() {
 
 fn load_profile(rules: &str) -> bool {
     let profile = format!("profile belljar-test flags=(attach_disconnected) {{ {rules} }}");
-    let mut parser = Command::new("apparmor_parser").arg("--replace").stdin(Stdio::piped()).spawn().unwrap();
+    let mut parser = Command::new("apparmor_parser");
+    let mut parser = parser.arg("--replace").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     parser.stdin.take().unwrap().write_all(profile.as_bytes()).unwrap();
-    parser.wait().unwrap().success()
+    let output = parser.wait_with_output().unwrap();
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    output.status.success()
 }
 
 #[test]
