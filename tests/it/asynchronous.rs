@@ -842,6 +842,7 @@ fn a_detached_sandbox_lives_on() {
 
 #[test]
 fn changes_can_be_read_when_the_wait_is_over() {
+    crate::memory!();
     one_thread().block_on(async {
         let sandbox = host().rootfs(Rootfs::host().ephemeral());
         let outcome = sandbox.command("sh").args(["-c", "echo new > /new"]).status_async().await.unwrap();

@@ -19,7 +19,7 @@ use crate::again::{again, is_again};
 use crate::alone::{alone, pipe};
 use crate::for_root;
 use crate::harness::{
-    children, compile_static, host, is_root, mounts, namespaces_alone, noop, open_fds, real, temp_dir, token,
+    children, compile_static, host, in_memory, is_root, mounts, namespaces_alone, noop, open_fds, real, temp_dir, token,
 };
 
 /// A sandbox whose program waits for the end of its standard input.
@@ -49,9 +49,9 @@ fn policies() -> Vec<(&'static str, Sandbox)> {
         ("capabilities", plain.clone().user(0, 0).capabilities(Capabilities::CHOWN | Capabilities::SYS_ADMIN)),
         ("a filter of the caller's", plain.clone().seccomp(Seccomp::container().deny(["uname"]))),
         ("keyrings", plain.clone().seccomp(Seccomp::container().allow(["keyctl"]))),
-        ("writable", Sandbox::new().rootfs(Rootfs::host().ephemeral())),
         ("no mounts", Sandbox::new().namespaces(all - Namespaces::MOUNT)),
     ];
+    policies.extend(in_memory(Rootfs::host()).map(|root| ("writable", Sandbox::new().rootfs(root))));
     if is_root() {
         let range = IdMap::new(0, 100_000, 1000);
         policies.extend([
@@ -658,6 +658,7 @@ fn a_program_that_stops_and_kills_can_not_hang_the_host() {
 
 #[test]
 fn names_that_change_meanwhile_lead_nowhere_else() {
+    crate::memory!();
     let canary = temp_dir();
     fs::write(canary.path().join("file"), "untouched").unwrap();
     let sandbox = Sandbox::new().rootfs(Rootfs::host().ephemeral()).tmpfs("/t/mount");

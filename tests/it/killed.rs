@@ -38,7 +38,8 @@ fn a_start_whose_processes_are_killed_returns_and_leaves_nothing() {
                 }
             });
             let start = Instant::now();
-            while start.elapsed() < Duration::from_secs(3) {
+            // An emulated processor takes longer for as many.
+            while start.elapsed() < Duration::from_secs(3) || bad <= 50 {
                 match host().command("true").status() {
                     Ok(_) => good += 1,
                     Err(error) => {

@@ -10,7 +10,7 @@ use belljar::{Cause, Child, ErrorKind, IdMap, Layer, Limits, Namespaces, Pty, Pt
 
 use crate::again::{again, is_again};
 use crate::alone::alone;
-use crate::harness::{host, is_root, namespaces_alone, open_fds, temp_dir};
+use crate::harness::{host, in_memory, is_root, namespaces_alone, open_fds, temp_dir};
 use crate::probe::Told;
 
 const SIZE: PtySize = PtySize { rows: 31, columns: 97 };
@@ -47,11 +47,11 @@ fn policies() -> Vec<Sandbox> {
         host().user(0, 0),
         host().user(1000, 1000),
         namespaces_alone(&host()),
-        host().rootfs(Rootfs::host().ephemeral()),
         host().namespaces(Namespaces::default() - Namespaces::PID),
         Sandbox::new().namespaces(Namespaces::default() - Namespaces::MOUNT),
         Sandbox::new().namespaces(Namespaces::empty()),
     ];
+    policies.extend(in_memory(Rootfs::host()).map(|root| host().rootfs(root)));
     if is_root() {
         let map = IdMap::new(0, 100_000, 65_536);
         policies.extend([

@@ -327,6 +327,7 @@ fn to_a_policy_with_an_empty_root() {
 
 #[test]
 fn to_a_policy_with_a_root_that_can_be_written_to() {
+    crate::memory!();
     alone("refused::to_a_policy_with_a_root_that_can_be_written_to", || {
         let dir = temp_dir();
         let sandbox = sandbox().rootfs(Rootfs::dir(real(dir.path())).ephemeral());
