@@ -259,7 +259,10 @@ impl<'a> Resolved<'a> {
             process::lower_end_with_thread(steps);
         }
         // Signals: from here on one may end the child.
-        process::lower_signals(steps);
+        match self.inherits(Inherit::IGNORED_SIGNALS) {
+            true => process::lower_caught_signals(steps),
+            false => process::lower_signals(steps),
+        }
         // The filter last: it need not allow what sets a sandbox up, but for execve.
         let mut filter = Vec::new();
         let seccomp = self.lower_seccomp(&mut filter)?;

@@ -7,7 +7,7 @@
 //! - Where the set-up of the sandbox fails, what comes after `bwrap: ` are the library's words: layer, step, path and cause.
 //! - Only the three standard streams reach the program, and what `--pass-fd FD` names; `--inherit-fds` passes on
 //!   everything that is open, but for what other options name.
-//! - Every signal has its default action, whatever the caller ignores; what is closed of the standard streams is /dev/null.
+//! - SIGPIPE has its default action, whatever the caller does with it; what is closed of the standard streams is /dev/null.
 //! - A host name is printable ASCII.
 //! - The sandbox ends with this process, whether that is killed or not, where it has a PID namespace.
 //! - In namespaces that `--userns` and `--pidns` join, nobody but root learns of the others by `--json-status-fd`, or locks a file
@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use belljar::{Child, Command, Error, Layer, Namespaces, Sandbox};
+use nix::sys::signal;
 
 use options::{Failure, Options, Result};
 use parse::Asked;
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
             eprint!("{USAGE}");
             Ok(1)
         }
-        Asked::Nothing(options) => run(&options),
+        Asked::Nothing(options) => await_children().and_then(|()| run(&options)),
     });
     match done {
         Ok(code) => ExitCode::from(code),
@@ -202,11 +203,18 @@ fn command(
     Ok(command)
 }
 
+/// A caller that ignores the ends of its children leaves neither this process nor the program without those of its own.
+#[allow(unsafe_code)]
+fn await_children() -> Result<()> {
+    // SAFETY: No handler is set, and no other thread runs yet.
+    let done = unsafe { signal::signal(signal::Signal::SIGCHLD, signal::SigHandler::SigDfl) };
+    done.map(drop).map_err(|errno| Failure::os("sigaction", &errno.into()))
+}
+
 /// The sandbox then ends with this process.
 fn die_with_parent() -> Result<()> {
     let parent = nix::unistd::getppid();
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
-        .map_err(|errno| Failure::os("prctl", &errno.into()))?;
+    nix::sys::prctl::set_pdeathsig(signal::Signal::SIGKILL).map_err(|errno| Failure::os("prctl", &errno.into()))?;
     match nix::unistd::getppid() == parent {
         true => Ok(()),
         false => Err(Failure::new("the parent has ended")),

@@ -41,6 +41,7 @@ pub(super) fn is_of_policy(step: &Step) -> bool {
         step,
         Step::Setsid
             | Step::Signals
+            | Step::CaughtSignals
             | Step::OomScore { .. }
             | Step::Ready
             | Step::AwaitReady

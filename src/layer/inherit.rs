@@ -3,8 +3,9 @@
 bitflags::bitflags! {
     /// What a program takes over from the host process instead of defined values: for [`Sandbox::inherit`].
     ///
-    /// The default is nothing of it. Commands that enter a sandbox ([`Child::command`](crate::Child::command)) take over scheduling
-    /// and score from the host process as it is then, the mask that the program has, and always have a session of their own.
+    /// The default is nothing of it. Commands that enter a sandbox ([`Child::command`](crate::Child::command)) take over
+    /// scheduling and score from the host process as it is then, and the mask that the program has; they always have a
+    /// session of their own, and the default action for every signal.
     ///
     /// [`Sandbox::inherit`]: crate::Sandbox::inherit
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -22,6 +23,11 @@ bitflags::bitflags! {
         const LIMITS = 1 << 3;
         /// The score for the out-of-memory killer: proc_pid_oom_score_adj(5).
         const OOM_SCORE = 1 << 4;
+        /// Which signals are ignored, as under nohup(1). SIGPIPE is not, whatever the host process does: the runtime of a
+        /// Rust program ignores it before `main`, and so nobody knows what was meant. In a sandbox that waits in a
+        /// [`Pool`](crate::Pool), they are those of when that was built. Where SIGCHLD is among them, the kernel reaps the
+        /// program's own children, and their ends are lost to it: sigaction(2).
+        const IGNORED_SIGNALS = 1 << 5;
     }
 }
 

@@ -83,3 +83,8 @@ pub(crate) fn lower_directories(mut paths: Vec<CString>, steps: &mut Vec<Step>) 
 pub(crate) fn lower_signals(steps: &mut Vec<Step>) {
     steps.push(Step::Signals);
 }
+
+/// The same, but for those that are ignored.
+pub(crate) fn lower_caught_signals(steps: &mut Vec<Step>) {
+    steps.push(Step::CaughtSignals);
+}

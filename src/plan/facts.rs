@@ -75,7 +75,8 @@ impl Step {
             | Step::TimerSlack { .. }
             | Step::Umask { .. }
             | Step::Chdir { .. }
-            | Step::Signals => Layer::Process,
+            | Step::Signals
+            | Step::CaughtSignals => Layer::Process,
             Step::LandlockRuleset { .. }
             | Step::LandlockPath { .. }
             | Step::LandlockPort { .. }

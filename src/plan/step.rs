@@ -365,6 +365,8 @@ pub(crate) enum Step {
     },
     /// Resets every signal action, then unblocks all.
     Signals,
+    /// Resets the actions of all signals but those that are ignored, and that of SIGPIPE, then unblocks all.
+    CaughtSignals,
     /// Becomes the agent, from this file.
     ExecAgent {
         image: Content,

@@ -247,6 +247,7 @@ impl fmt::Display for Step {
             Step::LandlockRestrict { .. } => f.write_str("restrict_self audited"),
             Step::Seccomp { program } => write!(f, "filter of {} instructions", program.len()),
             Step::Signals => f.write_str("signals default"),
+            Step::CaughtSignals => f.write_str("signals default, but for those ignored"),
             Step::Look { program, .. } => write!(f, "look at {}", Escaped(program.to_bytes())),
             Step::Exec { program, argv, .. } if f.alternate() => {
                 let args: Vec<_> = argv.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();

@@ -420,6 +420,7 @@ impl State<'_> {
             Step::LandlockRestrict { flags } => self.landlock_restrict(*flags),
             Step::Seccomp { program } => Ok(sys::add_filter(program)?),
             Step::Signals => program::default_signals(),
+            Step::CaughtSignals => program::default_caught_signals(),
             Step::ExecAgent { image, argv, envp } => program::exec_agent(&image.0, argv, envp),
             Step::Look { directory, candidates, .. } => program::look(directory, candidates),
             Step::Exec { candidates, argv, envp, .. } => self.exec(candidates, argv, envp),

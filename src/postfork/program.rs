@@ -258,7 +258,18 @@ fn there(opened: sys::Result<Fd>) -> Result<Option<Fd>, Fault> {
 }
 
 pub(super) fn default_signals() -> Done {
-    sys::default_signals()?;
+    sys::signals().try_for_each(sys::default_signal)?;
+    sys::set_signal_mask(0)?;
+    Ok(())
+}
+
+/// That SIGPIPE is ignored may be the doing of the host's runtime: Rust's is, before `main`.
+pub(super) fn default_caught_signals() -> Done {
+    for signal in sys::signals() {
+        if signal == libc::SIGPIPE || !sys::ignores_signal(signal)? {
+            sys::default_signal(signal)?;
+        }
+    }
     sys::set_signal_mask(0)?;
     Ok(())
 }

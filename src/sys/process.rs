@@ -185,14 +185,22 @@ pub(crate) fn lower_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     unsafe { call(libc::SYS_prlimit64, args) }.map(drop)
 }
 
-/// rt_sigaction(2): the default action for every signal.
-pub(crate) fn default_signals() -> Result<()> {
-    for signal in 1..=64 {
-        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-            set_action(signal, libc::SIG_DFL)?;
-        }
-    }
-    Ok(())
+/// The signals whose actions can be set: signal(7).
+pub(crate) fn signals() -> impl Iterator<Item = c_int> {
+    (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal))
+}
+
+/// rt_sigaction(2): the default action.
+pub(crate) fn default_signal(signal: c_int) -> Result<()> {
+    set_action(signal, libc::SIG_DFL)
+}
+
+/// rt_sigaction(2): whether this process ignores it.
+pub(crate) fn ignores_signal(signal: c_int) -> Result<bool> {
+    let mut action = KernelAction::default();
+    // SAFETY: The kernel writes one of its `struct sigaction`, and reads nothing.
+    unsafe { call(libc::SYS_rt_sigaction, [signal as usize, 0, &raw mut action as usize, 8]) }?;
+    Ok(action[0] == libc::SIG_IGN as u64)
 }
 
 /// rt_sigaction(2): children are reaped by the kernel.
@@ -200,9 +208,11 @@ pub(crate) fn ignore_children() -> Result<()> {
     set_action(libc::SIGCHLD, libc::SIG_IGN)
 }
 
+/// The kernel's `struct sigaction`: handler, flags, restorer, mask; 32 bytes on both processors.
+type KernelAction = [u64; 4];
+
 fn set_action(signal: c_int, handler: libc::sighandler_t) -> Result<()> {
-    // The kernel's `struct sigaction`: handler, flags, restorer, mask; 32 bytes on both processors.
-    let action = [handler as u64, 0, 0, 0];
+    let action: KernelAction = [handler as u64, 0, 0, 0];
     // SAFETY: The kernel reads one of its `struct sigaction`, and writes nothing. The table of actions belongs
     // to this process: it was cloned without `CLONE_SIGHAND`.
     unsafe { call(libc::SYS_rt_sigaction, [signal as usize, action.as_ptr() as usize, 0, 8]) }.map(drop)

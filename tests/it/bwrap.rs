@@ -48,10 +48,11 @@ impl Programs {
     }
 }
 
-/// Bubblewrap's own processes wait for each other for ever when some of its set-ups fail.
+/// By a caller that ignores some signals. Bubblewrap's own processes wait for each other for ever when some of its set-ups
+/// fail.
 fn within_time(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["-s", "KILL", "20"]).arg(program);
+    command.args(["-s", "KILL", "20", "env", "--ignore-signal=HUP,USR1,CHLD,PIPE"]).arg(program);
     command
 }
 

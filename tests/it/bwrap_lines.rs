@@ -78,6 +78,13 @@ pub(super) const INTENDED: &[Intended] = &[
         Who::Both,
         "\"..\" is taken as text: what is before it is not made",
     ),
+    intended(
+        "",
+        "ignored 13",
+        |own, _| own.is_empty(),
+        Who::Both,
+        "SIGPIPE is the default one: the runtime of a Rust program ignores it before it can see what its caller does",
+    ),
     intended("", "fd ", |own, _| own.is_empty(), Who::Both, "only the three streams reach the program: --inherit-fds"),
     intended(
         "--new-session",

@@ -307,6 +307,29 @@ fn a_hook_goes_on_after_signals_and_time_is_up_in_it() {
 }
 
 #[test]
+fn a_program_that_ends_while_it_is_held_is_no_end_of_the_host() {
+    crate::alone::alone("entries::a_program_that_ends_while_it_is_held_is_no_end_of_the_host", || {
+        // SAFETY: The default action: to write to what nobody reads any more ends this process.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        for sandbox in [host(), host().namespaces(Namespaces::default() - Namespaces::PID)] {
+            let mut command = sandbox.command("true");
+            command.before_exec(|pid| {
+                // SAFETY: No pointers; the process is not reaped while the hook runs.
+                unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
+                // Until it has: its descriptors are closed by then.
+                while fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+                    std::thread::yield_now();
+                }
+                Ok(())
+            });
+            let error = command.spawn().map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Os, "{error}");
+            assert!(error.to_string().contains("a signal ended the process: 9"), "{error}");
+        }
+    });
+}
+
+#[test]
 fn the_first_directory_that_is_there_is_taken_and_named() {
     let mut command = host().command("sh");
     command.args(["-c", "pwd; echo $PWD"]).current_dir("/nothing").current_dir_or("/usr").current_dir_or("/").env_pwd();
@@ -386,7 +409,7 @@ fn the_plan_tells_every_entry_in_its_order() {
     ];
     assert_eq!(mounts, expected, "{plan}");
     let process = lines("process");
-    for line in ["hold", "chdir /x or /y", "pdeathsig KILL", "signals default"] {
+    for line in ["hold", "chdir /x or /y", "pdeathsig KILL", "signals default, but for those ignored"] {
         assert!(process.iter().any(|other| other == line), "{line}: {plan}");
     }
     assert!(!plan.contains("setsid") && !plan.contains("rlimit") && !plan.contains("oom_score"), "{plan}");

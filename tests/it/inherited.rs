@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 
-use belljar::{Namespaces, Sandbox, Stdio};
+use belljar::{Inherit, Namespaces, Sandbox, Stdio};
 
 use crate::again::{again, is_again, output};
 use crate::harness::{host, is_root, sh, token};
@@ -168,6 +168,75 @@ fn a_program_is_born_the_same_whatever_the_host_has_set() {
         let map = belljar::IdMap::new(0, 100_000, 65_536);
         assert_eq!(inside(&Sandbox::new().uid_map(map).gid_map(map), &["state"]).0, before.0);
     }
+}
+
+/// The signals that a program ignores.
+fn ignored(command: &mut belljar::Command) -> Vec<String> {
+    let output = command.arg("state").output().unwrap();
+    assert!(output.outcome.success(), "{:?}", output.outcome);
+    let told = Told(String::from_utf8(output.stdout).unwrap());
+    assert_eq!(told.all("blocked"), Vec::<&str>::new());
+    told.all("ignored").into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn ignored_signals_are_kept_by_name() {
+    const NAME: &str = "inherited::ignored_signals_are_kept_by_name";
+    if !is_again() {
+        again(NAME, &["env"]);
+        return;
+    }
+    let all = Namespaces::default();
+    let mut policies = vec![
+        Sandbox::new(),
+        Sandbox::new().user(5, 5),
+        Sandbox::new().namespaces(Namespaces::all()),
+        Sandbox::new().namespaces(all - Namespaces::PID),
+        Sandbox::new().program_is_init(),
+    ];
+    if is_root() {
+        let map = belljar::IdMap::new(0, 100_000, 65_536);
+        policies.push(Sandbox::new().uid_map(map).gid_map(map));
+        policies.push(Sandbox::new().namespaces(all - Namespaces::USER).user(1000, 1000));
+    }
+    let policies: Vec<_> =
+        policies.into_iter().map(|sandbox| sandbox.bind_ro(crate::probe::program(), "/probe")).collect();
+    disturb();
+    // One that is caught, as good as any other.
+    extern "C" fn caught(_: libc::c_int) {}
+    // SAFETY: The handler does nothing.
+    unsafe { libc::signal(libc::SIGUSR2, caught as *const () as libc::sighandler_t) };
+    // Started by std, which takes SIGPIPE for what Rust's runtime has done.
+    let plain = outside(&["state"]);
+    let kept = plain.all("ignored");
+    assert!(kept.len() > 50 && kept.contains(&"1") && !kept.contains(&"12") && !kept.contains(&"13"), "{kept:?}");
+    for sandbox in policies {
+        assert!(ignored(&mut sandbox.command("/probe")).is_empty(), "by default none of them: {sandbox:?}");
+        let sandbox = sandbox.inherit(Inherit::IGNORED_SIGNALS);
+        assert_eq!(ignored(&mut sandbox.command("/probe")), kept, "{sandbox:?}");
+        let Ok(prepared) = sandbox.prepare() else { continue };
+        assert_eq!(ignored(&mut prepared.command("/probe")), kept, "prepared: {sandbox:?}");
+        let Ok(pool) = prepared.pool(1) else { continue };
+        assert_eq!(ignored(&mut pool.command("/probe")), kept, "in a pool: {sandbox:?}");
+    }
+    let sandbox = Sandbox::new().bind_ro(crate::probe::program(), "/probe").inherit(Inherit::IGNORED_SIGNALS);
+    assert!(sandbox.prepare().unwrap().pool(1).is_ok(), "the control");
+    let child = crate::probe::waiting(&sandbox);
+    assert!(ignored(&mut child.command("/probe")).is_empty(), "what enters has the default actions");
+}
+
+#[test]
+fn a_program_that_ignores_its_children_like_the_host_is_waited_for() {
+    crate::alone::alone("inherited::a_program_that_ignores_its_children_like_the_host_is_waited_for", || {
+        let sandbox = host().bind_ro(crate::probe::program(), "/probe");
+        // SAFETY: No handler is installed.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        assert!(ignored(&mut sandbox.command("/probe")).is_empty(), "by default");
+        let sandbox = sandbox.inherit(Inherit::IGNORED_SIGNALS);
+        // And what else the caller of the tests has them ignore: a shell its background jobs, for example.
+        assert!(ignored(&mut sandbox.command("/probe")).contains(&libc::SIGCHLD.to_string()));
+        assert_eq!(sandbox.command("sh").args(["-c", "exit 7"]).status().unwrap().code(), Some(7));
+    });
 }
 
 #[test]
